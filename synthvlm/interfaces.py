@@ -1,0 +1,73 @@
+"""What a plugin provides: an options dataclass whose ``load`` returns one of the objects below.
+
+An options class is a frozen dataclass (see :mod:`synthvlm.options`). Beside its fields it may carry these class variables, all optional:
+
+- ``output_revision`` (int, 1): raised when the same options give other output;
+- ``requires`` (tuple of module names): what ``load`` imports; reported by ``synthvlm plugins`` when missing;
+- ``extra`` (str): the ``synthvlm[...]`` extra, or package, that brings them;
+- ``presets`` (name → options): named settings, chosen by ``--preset``;
+- ``recommended`` (mapping): what suits the model in a whole line: ``repeat`` and ``scorers`` (name → options).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from synthvlm.sample import Caption, CaptionRequest, Failed, GeneratedImage, ImageRequest, ScoreRequest
+
+
+@runtime_checkable
+class Options(Protocol):
+    """An options class: data until ``load`` is called on a worker's device."""
+
+    def load(self, devices: Sequence[str]) -> Any:
+        """Load the model on ``devices`` (``["cuda:0"]``, ``["cpu"]``) and return the object that does the work."""
+        ...
+
+
+class ImageGenerator(Protocol):
+    """A text-to-image model.
+
+    The worker calls ``generate`` with exactly ``batch_size`` requests (the last batch is padded), since pixels depend on
+    the batch size; on running out of memory it lowers ``batch_size`` and calls again.
+    """
+
+    batch_size: int
+
+    def generate(self, batch: Sequence[ImageRequest]) -> Iterable[Image | GeneratedImage | Failed]:
+        """Return one result per request, in order. An image depends on its own request alone, not on its neighbours."""
+        ...
+
+    # Optional: def bucket(self, request: ImageRequest) -> Hashable
+    #   Requests of one batch share a bucket (e.g. the number of text chunks), so that no image depends on its neighbours.
+
+
+class Captioner(Protocol):
+    """A multimodal language model: requests of 0..n images and a prompt → captions."""
+
+    batch_size: int | None
+    """None: hand over the whole shard (vLLM batches by itself)."""
+
+    def caption(self, batch: Sequence[CaptionRequest]) -> Iterable[Caption | str | Failed]:
+        """Return one result per request, in order."""
+        ...
+
+
+class Scorer(Protocol):
+    """Rows → named numbers."""
+
+    batch_size: int
+    columns: Sequence[str]
+    cards: Mapping[str, Mapping[str, Any]]
+    """Column → what the numbers are: metric, weights hash, preprocessing, prefix, text policy."""
+
+    def score(self, batch: Sequence[ScoreRequest]) -> Iterable[Mapping[str, float | bool | int] | Failed]:
+        """Return one mapping with every name of ``columns`` per request, in order."""
+        ...
+
+
+Bucket = Hashable

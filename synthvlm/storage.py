@@ -1,0 +1,216 @@
+"""The only code that writes into a run. Files appear whole or not at all: temporary name, fsync, rename; one PUT on object stores."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from synthvlm.errors import RunError, RunLocked
+
+_TMP = ".tmp"
+
+
+class Store:
+    """Files under one root, which is a local directory or any fsspec URL. All paths are relative, with ``/``."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.fs, path = fsspec.core.url_to_fs(os.fspath(root))
+        self.root = path.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Return the full path, as the file system wants it."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def url(self, name: str) -> str:
+        """Return what a reader outside this class (DuckDB) opens."""
+        return self.path(name) if self.is_local else self.fs.unstrip_protocol(self.path(name))
+
+    @contextlib.contextmanager
+    def writer(self, name: str) -> Iterator[IO[bytes]]:
+        """Open ``name`` for writing; it appears, complete, when the block ends without an error."""
+        target = self.path(name)
+        if not self.is_local:
+            with self.fs.open(target, "wb") as out:  # uploaded on close
+                yield out
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        head, tail = os.path.split(target)
+        temporary = f"{head}/.{tail}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{_TMP}"
+        try:
+            with open(temporary, "wb") as out:
+                yield out
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(temporary, target)
+            _fsync_directory(head)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise RunError(f"the disk is full: {target} could not be written", "free some space and run the same command again: it resumes") from error
+            if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
+                raise RunError(f"{target} cannot be written: {error.strerror}", "choose another --out or mend its permissions") from error
+            raise
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        """Write a whole file."""
+        with self.writer(name) as out:
+            out.write(data)
+
+    def put_json(self, name: str, data: Any) -> None:
+        """Write ``data`` as readable JSON."""
+        self.put(name, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
+        """Return a file's bytes, or ``size`` of them from ``offset``. Raises FileNotFoundError."""
+        if self.is_local:
+            with open(self.path(name), "rb") as f:
+                f.seek(offset)
+                return f.read() if size is None else f.read(size)
+        return self.fs.cat_file(self.path(name), start=offset, end=None if size is None else offset + size)
+
+    def read_json(self, name: str) -> Any | None:
+        """Return a JSON file's content, or None if there is no such file."""
+        try:
+            return json.loads(self.read(name))
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.path(name)} is damaged: {error}", "restore it from a copy, or begin a new run with another --out") from error
+
+    def exists(self, name: str = "") -> bool:
+        """Say whether a file or folder is there."""
+        return os.path.exists(self.path(name)) if self.is_local else self.fs.exists(self.path(name))
+
+    def list(self, folder: str, suffix: str = "") -> list[str]:
+        """List the names right under ``folder``, sorted, without unfinished files; empty if there is no such folder."""
+        try:
+            if self.is_local:
+                names = os.listdir(self.path(folder))
+            else:
+                names = [p["name"].rstrip("/").rsplit("/", 1)[-1] for p in self.fs.ls(self.path(folder), detail=True, refresh=True)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(n for n in names if n.endswith(suffix) and not n.endswith(_TMP))
+
+    def size(self, name: str) -> int | None:
+        """Return a file's size in bytes, or None if it is not there."""
+        try:
+            return os.stat(self.path(name)).st_size if self.is_local else int(self.fs.size(self.path(name)))
+        except FileNotFoundError:
+            return None
+
+    def remove(self, name: str) -> None:
+        """Delete a file if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
+
+    def move(self, old: str, new: str) -> None:
+        """Rename a file within the store."""
+        if self.is_local:
+            os.makedirs(os.path.dirname(self.path(new)), exist_ok=True)
+            os.replace(self.path(old), self.path(new))
+        else:
+            self.fs.mv(self.path(old), self.path(new))
+
+    def sweep(self, folder: str) -> int:
+        """Delete the unfinished files that dead processes of this host left under ``folder``; return how many."""
+        if not self.is_local:
+            return 0
+        swept = 0
+        for directory, _, names in os.walk(self.path(folder)):
+            for name in names:
+                if name.startswith(".") and name.endswith(_TMP):
+                    owner = name[: -len(_TMP)].rsplit(".", 1)[-1]
+                    host, pid, _ = owner.rsplit("-", 2)
+                    if host == socket.gethostname() and not alive(int(pid)):
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(os.path.join(directory, name))
+                            swept += 1
+        return swept
+
+    @contextlib.contextmanager
+    def lock(self, what: str, wait: float = 0.0) -> Iterator[None]:
+        """Hold the run for an exclusive step; raises RunLocked, naming host and pid, if another process holds it after ``wait`` seconds.
+
+        The lock of a process of this host that is no longer alive is taken over.
+        """
+        mine = {"host": socket.gethostname(), "pid": os.getpid(), "what": what, "token": uuid.uuid4().hex}
+        deadline = time.monotonic() + wait
+        while not self._try_lock(mine):
+            holder = self.read_json("lock.json")
+            if holder and holder["host"] == mine["host"] and not alive(holder["pid"]):
+                self._break_lock(holder)
+                continue
+            if time.monotonic() >= deadline and holder:
+                who = f"{holder['what']} (pid {holder['pid']} on {holder['host']})"
+                raise RunLocked(f"the run is held by another process: {who}", f"wait for it; if it is dead, delete {self.path('lock.json')}")
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            if (self.read_json("lock.json") or {}).get("token") == mine["token"]:
+                self.remove("lock.json")
+
+    def _try_lock(self, mine: dict[str, Any]) -> bool:
+        if not self.is_local:  # object stores have no exclusive create everywhere; the holder's token tells who won
+            if not self.exists("lock.json"):
+                self.put_json("lock.json", mine)
+                time.sleep(0.2)
+            return (self.read_json("lock.json") or {}).get("token") == mine["token"]
+        os.makedirs(self.root, exist_ok=True)
+        temporary = f"{self.root}/.lock.{mine['host']}-{mine['pid']}-{mine['token'][:8]}{_TMP}"
+        Path(temporary).write_text(json.dumps(mine))
+        try:
+            os.link(temporary, self.path("lock.json"))  # fails if it exists, and is never seen half written
+            return True
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+
+    def _break_lock(self, holder: dict[str, Any]) -> None:
+        """Remove a dead holder's lock. Renaming it first lets only one of several waiters do so."""
+        aside = f"{self.root}/.lock.{holder['host']}-{os.getpid()}-{holder['token'][:8]}{_TMP}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path("lock.json"), aside)
+            if json.loads(Path(aside).read_text())["token"] != holder["token"]:  # somebody was faster and holds it now
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, self.path("lock.json"))
+            os.unlink(aside)
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process of this host lives."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:  # a zombie has ended, though its parent has not noticed yet
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return True
+
+
+def _fsync_directory(path: str) -> None:
+    """Make a rename durable; some file systems cannot, and need not."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
