@@ -112,6 +112,12 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def modified(self, name: str) -> float:
+        """Return when a file was written, in seconds since the epoch."""
+        if self.is_local:
+            return os.stat(self.path(name)).st_mtime
+        return float(self.fs.modified(self.path(name)).timestamp())
+
     def remove(self, name: str) -> None:
         """Delete a file if it is there."""
         with contextlib.suppress(FileNotFoundError):

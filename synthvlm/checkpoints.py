@@ -1,0 +1,132 @@
+"""Resolve checkpoints once, before workers start: what to load (a local directory) and what it is (revision or content)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from synthvlm.errors import CheckpointError
+from synthvlm.options import describe
+
+_HUB_ID = r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$"
+_SMALL = (".json", ".txt", ".model", ".jinja")
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A checkpoint that is at hand."""
+
+    asked: str
+    path: str
+    revision: str
+    """Commit of a hub repository, or ``content:<sha256>`` of a local directory."""
+
+
+def resolve(options: Any, fetch: bool = True) -> tuple[Any, dict[str, Resolved]]:
+    """Return ``options`` with every checkpoint field pointing to a local path, and what each resolved to.
+
+    An options class may bring weights in a way of its own by a method ``resolve_checkpoints() -> dict[str, Resolved]``.
+    Raises CheckpointError if something is not there. With ``fetch`` false nothing is downloaded.
+    """
+    found: dict[str, Resolved] = {}
+    for info in describe(type(options)):
+        asked = getattr(options, info.name)
+        if info.role == "checkpoint" and asked:
+            found[info.name] = _resolve_one(asked, info.layout, getattr(options, "variant", None), getattr(options, "gated_page", None), fetch)
+    local = dataclasses.replace(options, **{name: r.path for name, r in found.items()})
+    own = getattr(options, "resolve_checkpoints", None)
+    if own is not None:
+        found |= own(fetch=fetch)
+    return local, found
+
+
+def _resolve_one(asked: str, layout: str, variant: str | None, gated_page: str | None, fetch: bool) -> Resolved:
+    import re
+
+    if os.path.exists(asked):
+        path = os.path.abspath(asked)
+        return Resolved(asked, path, f"content:{content_hash(path)}")
+    if not re.match(_HUB_ID, asked):
+        raise CheckpointError(f"there is no checkpoint at {asked}", "give a local directory, or a hub id such as org/name or org/name@revision")
+    return _from_hub(asked, layout, variant, gated_page, fetch)
+
+
+def _from_hub(asked: str, layout: str, variant: str | None, gated_page: str | None, fetch: bool) -> Resolved:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name, _, revision = asked.partition("@")
+    try:
+        # What is in the cache serves first, so that a run never depends on the network once its weights are here.
+        cached = snapshot_download(name, revision=revision or None, local_files_only=True)
+        if list(Path(cached).rglob("*.safetensors")):
+            return Resolved(asked, cached, Path(cached).name)
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        pass
+    if not fetch:
+        raise CheckpointError(f"{asked} is not in the cache", "it will be downloaded when a run needs it")
+    try:
+        info = HfApi().model_info(name, revision=revision or None)
+        files = [s.rfilename for s in info.siblings or []]
+        path = snapshot_download(name, revision=info.sha, allow_patterns=files_to_fetch(files, layout, variant))
+        return Resolved(asked, path, str(info.sha))
+    except GatedRepoError as error:
+        page = gated_page or f"https://huggingface.co/{name}"
+        raise CheckpointError(
+            f"{name} is gated: its licence must be accepted first", f"accept it at {page}, then set HF_TOKEN (or run: hf auth login) and run the same command again"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise CheckpointError(f"the hub has no {asked}", "check its name and revision; a private one needs HF_TOKEN") from error
+    except Exception as error:  # network trouble has many classes; all mean the same to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{asked} could not be fetched: {reason}", "check the network, or give a local directory: -o checkpoint=DIR") from error
+
+
+def files_to_fetch(files: list[str], layout: str, variant: str | None) -> list[str]:
+    """Choose the files of a hub repository to fetch: configuration and safetensors, one precision, no other frameworks' weights."""
+    weights = [f for f in files if f.endswith(".safetensors")]
+    if layout == "diffusers":
+        weights = [f for f in weights if "/" in f]  # single-file copies at the top hold the same again
+        chosen = []
+        for folder in sorted({f.rsplit("/", 1)[0] for f in weights}):
+            here = [f for f in weights if f.rsplit("/", 1)[0] == folder]
+            precise = [f for f in here if variant and f".{variant}." in f.rsplit("/", 1)[-1]]
+            plain = [f for f in here if f.rsplit("/", 1)[-1].split("-0000")[0].count(".") <= 1]
+            chosen += precise or plain or here
+        weights = chosen
+    small = [f for f in files if f.endswith(_SMALL) and not f.startswith(("onnx", "openvino"))]
+    return sorted({*weights, *small})
+
+
+def content_hash(path: str) -> str:
+    """Return the SHA-256 of a file's or directory's names and bytes; remembered by size and time, since checkpoints are large."""
+    root = Path(path)
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
+    if not files:
+        raise CheckpointError(f"{path} is empty", "give the directory that holds the model's files")
+    stamp = hashlib.sha256(json.dumps([(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]).encode()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthvlm" / "checkpoints"
+    remembered = cache / hashlib.sha256(f"{root.resolve()}\n{stamp}".encode()).hexdigest()
+    try:
+        return remembered.read_text()
+    except OSError:
+        pass
+    whole = hashlib.sha256()
+    for f in files:
+        one = hashlib.sha256()
+        with f.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                one.update(block)
+        whole.update(f"{f.relative_to(root).as_posix()}\0{one.hexdigest()}\n".encode())
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = remembered.with_suffix(f".{os.getpid()}")
+        temporary.write_text(whole.hexdigest())
+        temporary.replace(remembered)
+    except OSError:  # a read-only home only costs the next start some time
+        pass
+    return whole.hexdigest()

@@ -1,0 +1,157 @@
+"""Options that several commands share, and what they turn into."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from synthvlm.errors import OptionError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _together(*options: Decorator) -> Decorator:
+    def apply(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
+
+
+run_argument = click.argument("run_dir", metavar="RUN")
+
+input_options = _together(
+    click.option("--format", "input_format", help="Format of the input, where its name does not tell: json, jsonl, csv, tsv, parquet, txt."),
+    click.option("--caption-column", help="Field or column that holds the caption."),
+    click.option("--id-column", help="Field or column that holds the id."),
+    click.option("--on-duplicate", type=click.Choice(["error", "first", "number"]), help="What to do with an id that stands twice."),
+    click.option("--limit", type=click.IntRange(1), help="Read only so many captions."),
+)
+
+model_options = _together(
+    click.option("--model", help="The image model: see `synthvlm plugins`."),
+    click.option("--preset", help="Named settings of the model (sdxl: paper, authors-code)."),
+    click.option("--repeat", type=click.IntRange(1), help="Candidates per caption."),
+    click.option("--width", help="Pixels."),
+    click.option("--height", help="Pixels."),
+    click.option("--steps", help="Denoising steps."),
+    click.option("--guidance", help="Guidance scale."),
+    click.option("--negative-prompt", help="What to steer away from."),
+    click.option("--batch-size", help="Images at a time on a device."),
+    click.option("--dtype", help="auto, bfloat16, float16 or float32."),
+    click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Any option of the model; repeatable. SCORER.KEY=VALUE sets a scorer's."),
+    click.option("--image-format", type=click.Choice(["jpeg", "png", "webp"]), help="How pixels are stored (JPEG 4:4:4; WebP is lossless)."),
+    click.option("--quality", type=click.IntRange(1, 100), help="JPEG quality. [95]"),
+    click.option("--store", type=click.Choice(["all", "best"]), help="best: keep only each caption's best candidate; losers never reach the disk."),
+    click.option("--as", "name", help="Name of the stage, to keep several settings side by side."),
+)
+
+score_options = _together(
+    click.option("--scorer", "scorers", multiple=True, metavar="NAME", help="A scorer; repeatable. [clip, ssim, or what the model recommends]"),
+)
+
+select_options = _together(
+    click.option("--top", help="Share (10%) or number of captions whose best pair is kept. [10%]"),
+    click.option("--weight", "weights", multiple=True, metavar="SCORE=VALUE", help="Weight of a score in the total. [clip=1 ssim=0.5]"),
+)
+
+execution_options = _together(
+    click.option("--gpus", help="Which GPUs: 0-7, or 0,2,5. [all]"),
+    click.option("--workers", type=click.IntRange(1), help="CPU workers, where there is no GPU. [1]"),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads per worker. [the machine's, divided]"),
+    click.option("--python", help="Python of another environment for the workers."),
+    click.option("--retry-failed", is_flag=True, help="Try the rows that failed again."),
+    click.option("--max-failures", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Stop when more than this share of the last 100 rows failed for one reason."),
+    click.option("--overwrite", is_flag=True, help="Replace a stage that was made with other settings."),
+)
+
+SUGAR = ("width", "height", "steps", "guidance", "negative_prompt", "batch_size", "dtype")
+INPUT = {"input_format": "format", "caption_column": "caption_column", "id_column": "id_column", "on_duplicate": "on_duplicate", "limit": "limit"}
+
+
+def key_values(pairs: tuple[str, ...], what: str) -> dict[str, str]:
+    """Turn KEY=VALUE pairs into a dict; raises OptionError for anything else."""
+    out = {}
+    for pair in pairs:
+        key, found, value = pair.partition("=")
+        if not found or not key:
+            raise OptionError(f"{what} {pair!r} is not KEY=VALUE", f"write for example {what} steps=30")
+        out[key.strip()] = value
+    return out
+
+
+def weights(pairs: tuple[str, ...]) -> dict[str, float] | None:
+    """Return the weights, or None if none were given."""
+    try:
+        return {k: float(v) for k, v in key_values(pairs, "--weight").items()} or None
+    except ValueError as error:
+        raise OptionError(f"--weight wants numbers: {error}") from error
+
+
+def split_options(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the model's options (sugar flags and -o) and the scorers' (-o SCORER.KEY=VALUE)."""
+    model: dict[str, Any] = {k: flags[k] for k in SUGAR if flags.get(k) is not None}
+    scorers: dict[str, dict[str, Any]] = {}
+    for key, value in key_values(flags.get("options", ()), "-o").items():
+        scorer, dot, name = key.partition(".")
+        if dot:
+            scorers.setdefault(scorer, {})[name] = _value(value)
+        else:
+            model[key.replace("-", "_")] = _value(value)
+    return model, scorers
+
+
+def _value(text: str) -> Any:
+    """Read a JSON object or list as such; everything else is text that the option's type reads."""
+    if text[:1] in "{[":
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise OptionError(f"{text!r} is not JSON: {error}") from error
+    return text
+
+
+def execution(flags: dict[str, Any], quiet: bool = False) -> Any:
+    """Return the Execution that the flags ask for."""
+    from synthvlm.execution import Execution
+    from synthvlm.progress import Reporter
+
+    devices = _devices(flags.get("gpus"))
+    if devices is None and flags.get("workers"):
+        from synthvlm.executors.local import gpus
+
+        found = gpus()
+        devices = found[: flags["workers"]] if found else ["cpu"] * flags["workers"]
+    return Execution(
+        devices=devices,
+        threads=flags.get("threads"),
+        python=flags.get("python"),
+        retry_failed=flags.get("retry_failed", False),
+        max_failures=flags.get("max_failures", 0.5),
+        overwrite=flags.get("overwrite", False),
+        listener=None if quiet else Reporter(),
+    )
+
+
+def _devices(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    out: list[str] = []
+    try:
+        for piece in text.split(","):
+            first, dash, last = piece.strip().partition("-")
+            out += [str(n) for n in range(int(first), int(last) + 1)] if dash else [str(int(first))]
+    except ValueError:
+        raise OptionError(f"--gpus {text} is not a list of GPU numbers", "write 0-7 or 0,2,5") from None
+    if not out or len(set(out)) != len(out):
+        raise OptionError(f"--gpus {text} names no GPU, or one twice", "write 0-7 or 0,2,5")
+    return out
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Return the values that the user gave (neither None nor empty)."""
+    return {k: v for k, v in values.items() if v is not None and v != () and v != {}}

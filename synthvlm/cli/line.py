@@ -1,0 +1,154 @@
+"""The whole line on the command line: flags over a recipe, then its steps one after another, and what they came to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from synthvlm.cli import common
+from synthvlm.errors import OptionError
+
+
+def overlay(recipe: Any, captions: str | None, out: str | None, flags: dict[str, Any]) -> Any:
+    """Return the recipe with the flags laid over it (flags win)."""
+    from synthvlm.recipe import parse
+
+    data = recipe.model_dump(exclude_unset=True)
+    reader = {to: flags[given] for given, to in common.INPUT.items() if flags.get(given) is not None}
+    data["input"] = data.get("input", {}) | reader | ({"path": captions} if captions else {})
+    if out:
+        data["out"] = out
+    if flags.get("seed") is not None:
+        data["seed"] = flags["seed"]
+    model_options, scorer_options = common.split_options(flags)
+    for step in data["steps"]:
+        (verb,) = step
+        settings = step[verb]
+        if verb == "generate":
+            fields = ("model", "preset", "repeat", "image_format", "quality", "store", "name")
+            settings |= common.given(**{f: flags.get(f) for f in fields})
+            if model_options:
+                settings["options"] = settings.get("options", {}) | model_options
+        elif verb == "score":
+            merge_scorers(settings, flags, scorer_options, data)
+        elif verb == "select":
+            settings |= common.given(top=flags.get("top"), weights=common.weights(flags.get("weights", ())))
+        elif verb == "export":
+            settings |= common.given(formats=list(flags.get("export_formats") or ()) or None)
+    return parse(data, "the command line")
+
+
+def merge_scorers(settings: dict[str, Any], flags: dict[str, Any], options: dict[str, dict[str, Any]], data: dict[str, Any]) -> None:
+    """Lay --scorer and -o SCORER.KEY=VALUE over the scorers of a recipe, or over those that the model recommends."""
+    named = flags.get("scorers") or ()
+    if not named and not options:
+        return
+    base: dict[str, Any] = dict(settings.get("scorers") or {})
+    if not base:
+        from synthvlm.execution import DEFAULT_SCORERS
+        from synthvlm.plugins import discover
+
+        model = next((s["generate"].get("model", "mini") for s in data["steps"] if "generate" in s), None)
+        registry = discover()
+        cls = registry.get("generator", model).cls if model else None
+        base = {k: dict(v) for k, v in (getattr(cls, "recommended", {}).get("scorers") or DEFAULT_SCORERS).items()}
+    if named:
+        base = {n: base.get(n, {}) for n in named}
+    for scorer, values in options.items():
+        if scorer not in base:
+            raise OptionError(f"-o {scorer}.…: this run has no scorer {scorer!r}", f"it has: {', '.join(base)}; add one with --scorer {scorer}")
+        base[scorer] = base[scorer] | values
+    settings["scorers"] = base
+
+
+def with_defaults(recipe: Any, captions: str | None, given_model: str | None) -> Any:
+    """See to it that there are captions and a model; the miniature one serves only the captions that ship with it, or when named."""
+    from synthvlm.plugins import discover
+    from synthvlm.resources import example_captions
+
+    step = recipe.first("generate")
+    named = given_model or (step is not None and "model" in step.model_fields_set)
+    if recipe.input.path is None:
+        recipe.input.path = example_captions()
+        click.echo(f"No captions given: taking the examples that ship with SynthVLM ({recipe.input.path}).", err=True)
+        if not named:
+            click.echo("No model given: taking the miniature one (mini), which knows a small world of shapes. For real images: --model sdxl", err=True)
+    elif not named:
+        raise OptionError("which image model? your own captions need --model", f"there are: {', '.join(discover().names('generator'))} (mini knows only its miniature world)")
+    return recipe
+
+
+def go(recipe: Any, flags: dict[str, Any]) -> Any:
+    """Do a recipe's steps, telling what each came to; return the run."""
+    from synthvlm.pipeline import Run, follow
+
+    if not recipe.out:
+        raise OptionError("where to? a run needs a folder", "give --out RUN")
+    reader = recipe.input.model_dump(exclude={"path"}, exclude_none=True)
+    run = Run.create(recipe.out, None, recipe.seed)
+    run.execution = common.execution(flags)
+    click.echo(f"Run: {run.root}", err=True)
+    if recipe.input.path is not None:
+        run.add(recipe.input.path, **reader)
+        tell_input(run)
+    run.store.put("recipe.yaml", recipe.to_yaml().encode())
+    follow(recipe, run, tell_step)
+    return run
+
+
+def tell_input(run: Any) -> None:
+    """Say what reading the captions came to."""
+    r = run.results["add"]
+    if r.unchanged:
+        click.echo(f"Captions: {run.sample_count():,} in the run; {r.path} has not changed", err=True)
+    else:
+        more = "".join(f", {n:,} {what}" for n, what in ((r.edited, "edited"), (r.duplicates, "double ids"), (r.rejected, "set aside as unusable")) if n)
+        click.echo(f"Captions: {r.read:,} read from {r.path}, {r.added:,} new{more}; {run.sample_count():,} in the run", err=True)
+        if r.rejected:
+            click.echo(f"  the unusable ones, with line and reason: {run.root}/logs/rejected-*.jsonl", err=True)
+
+
+def tell_step(moment: str, verb: str, run: Any) -> None:
+    """Say what a step came to."""
+    if moment == "begin":
+        return
+    result = run.results[verb]
+    if verb in ("generate", "score"):
+        tell_tally(verb, result)
+    elif verb == "select":
+        tell_selection(result)
+    elif verb == "export":
+        for kind, done in result.items():
+            click.echo(f"Data set ({kind}): {done['out']}", err=True)
+    else:
+        click.echo(f"Report: {result}", err=True)
+
+
+def tell_tally(verb: str, result: dict[str, Any]) -> None:
+    """Say how many rows a stage has, and why some failed."""
+    what = {"generate": "Images", "score": "Scores"}[verb]
+    failed = "".join(f"\n  {f['rows']:,} failed with {f['class']}: {f['example']}" for f in result["failures"])
+    missing = result["wanted"] - result["made"] - result["failed"]
+    lacking = f", {missing:,} not made" if missing else ""
+    retry = "\n  --retry-failed tries them again" if failed else ""
+    click.echo(f"{what} ({result['stage']}): {result['made']:,} of {result['wanted']:,}{lacking}{failed}{retry}", err=True)
+
+
+def tell_selection(summary: dict[str, Any]) -> None:
+    """Print the paper's table for the run: before, best of each caption, selected."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = [c for c in summary["weights"] if summary["weights"][c]]
+    table = Table(title=None, show_edge=False, pad_edge=False)
+    table.add_column("Set")
+    for heading in ("Samples", *columns, "total"):
+        table.add_column(heading, justify="right")
+    for name, means in summary["sets"].items():
+        table.add_row(name, f"{means['samples']:,}", *(f"{means[c]:.3f}" for c in [*columns, "total"]))
+    Console().print(table)
+    terms = "; ".join(f"{c} {t['share']:.0%} of the ranking (alone it would choose {t['alone_overlap']:.0%} of these)" for c, t in summary["terms"].items())
+    click.echo(f"Selected {summary['selected']:,} of {summary['captions']:,} captions (top {summary['top']}). {terms}")
+    if summary["winners_not_stored"]:
+        click.echo(f"  {summary['winners_not_stored']:,} winners' pixels were not kept under other weights; the best stored candidate was taken", err=True)

@@ -1,0 +1,136 @@
+"""Merge a stage's small parts into large ones, so that millions of samples do not become millions of files.
+
+Safe at any time: the merged part is committed before the small ones go, and a row that stands twice counts once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from synthvlm import parts
+from synthvlm.parts import Part
+from synthvlm.run import RunDirectory, Stage
+
+MAX_ROWS = 200_000
+MAX_TAR = 512 << 20
+MIN_PARTS = 4
+"""Fewer are not worth rewriting."""
+
+
+def compact(run: RunDirectory, stage: Stage, drop_stale: bool = False) -> tuple[int, int]:
+    """Merge parts of ``stage``; return the number of parts before and after.
+
+    ``drop_stale`` leaves out rows that the run no longer wants (an edited caption's old images). It is for the user to
+    ask: a row that is stale today is of use again when the edit is taken back.
+    """
+    with run.store.lock(f"compacting {stage.name}", wait=5):
+        run.store.sweep(stage.name)
+        wanted = _wanted_keys(run, stage) if drop_stale else None
+        before = parts.list_parts(run.store, stage.name)
+        for group in _groups(run, before, 1 if drop_stale else MIN_PARTS):
+            _merge(run, stage, group, wanted)
+        _drop_orphans(run, stage)
+        return len(before), len(parts.list_parts(run.store, stage.name))
+
+
+def _wanted_keys(run: RunDirectory, stage: Stage) -> pa.Array:
+    with run.connect() as db:
+        return db.execute(f"SELECT key FROM {run.wanted_sql(stage)}").to_arrow_table()["key"].combine_chunks()
+
+
+def _groups(run: RunDirectory, found: list[Part], least: int) -> Iterator[list[Part]]:
+    """Yield runs of neighbouring parts of one folder whose rows and pixels fit into one part."""
+    group: list[Part] = []
+    rows = size = 0
+    for part in sorted(found, key=lambda p: (p.first // parts.SHARDS_PER_FOLDER, p.first, p.last, p.path)):
+        with run.store.fs.open(run.store.path(part.path), "rb") as f:
+            more_rows = pq.read_metadata(f).num_rows
+        more_size = int(parts.part_info(run.store, part).get("tar_bytes", 0))
+        full = rows + more_rows > MAX_ROWS or size + more_size > MAX_TAR
+        if group and (full or part.first // parts.SHARDS_PER_FOLDER != group[0].first // parts.SHARDS_PER_FOLDER):
+            if len(group) >= least:
+                yield group
+            group, rows, size = [], 0, 0
+        group.append(part)
+        rows, size = rows + more_rows, size + more_size
+    if len(group) >= least:
+        yield group
+
+
+def _merge(run: RunDirectory, stage: Stage, group: list[Part], wanted: pa.Array | None) -> None:
+    store = run.store
+    tables = []
+    for part in group:
+        with store.fs.open(store.path(part.path), "rb") as f:
+            tables.append(pq.read_table(f).replace_schema_metadata(None))
+    table = pa.concat_tables(tables, promote_options="permissive")
+    table = _once(table)
+    if wanted is not None:
+        table = table.filter(pc.is_in(table["key"], value_set=wanted))
+    first, last = min(p.first for p in group), max(p.last for p in group)
+    stem = f"{parts.folder(stage.name, first)}/{first:06d}-{last:06d}"
+    info = {"merged": [parts.part_info(store, p) for p in group]}
+    table = table.sort_by([("row", "ascending"), ("candidate", "ascending")])
+    new = None
+    if table.num_rows:
+        if "tar" in table.column_names:
+            table, pixels = _merge_pixels(run, stem, table)
+            info |= pixels
+        new = parts.write_table(store, stem, table, info)
+    for part in group:
+        if part.path != new:
+            store.remove(part.path)
+
+
+def _once(table: pa.Table) -> pa.Table:
+    """Keep one row per key: a success before a failure, then the latest try."""
+    table = table.append_column("_failed", pc.is_valid(table["error"])).append_column("_n", pa.array(range(table.num_rows)))
+    order = table.select(["key", "_failed", "tries", "_n"]).sort_by([("key", "ascending"), ("_failed", "ascending"), ("tries", "descending"), ("_n", "ascending")])
+    first = order.group_by("key", use_threads=False).aggregate([("_n", "first")])
+    return table.take(first["_n_first"].combine_chunks().sort()).drop_columns(["_failed", "_n"])
+
+
+def _merge_pixels(run: RunDirectory, stem: str, table: pa.Table) -> tuple[pa.Table, dict[str, object]]:
+    """Copy the rows' pixels, byte for byte, into one tar; return the table pointing to it and what to note of it."""
+    rows = table.select(["row", "candidate", "tar", "offset", "bytes", "sha256"]).to_pylist()
+    members = []
+    for r in rows:
+        if r["tar"] is not None:
+            data = run.store.read(r["tar"], r["offset"], r["bytes"])
+            if hashlib.sha256(data).hexdigest() != r["sha256"]:
+                raise OSError(f"{r['tar']} does not hold what its part says")
+            members.append((f"{r['row']:09d}-{r['candidate']:03d}.{_extension(data)}", data))
+    if not members:
+        return table, {}
+    tar, offsets = parts.pack(members)
+    name = f"{stem}-{hashlib.sha256(tar).hexdigest()[:16]}.tar"
+    run.store.put(name, tar)
+    at = iter(offsets)
+    new = [None if r["tar"] is None else next(at) for r in rows]
+    for column, values in (("tar", pa.array([None if o is None else name for o in new], pa.string())), ("offset", pa.array(new, pa.int64()))):
+        table = table.set_column(table.column_names.index(column), table.schema.field(column), values)
+    return table, {"tar": name, "tar_bytes": len(tar), "tar_sha256": hashlib.sha256(tar).hexdigest()}
+
+
+def _extension(data: bytes) -> str:
+    return "png" if data[:4] == b"\x89PNG" else "webp" if data[:4] == b"RIFF" else "jpg"
+
+
+def _drop_orphans(run: RunDirectory, stage: Stage) -> None:
+    """Delete tars that no part names: pixels whose Parquet was never written, or whose rows were merged elsewhere.
+
+    Only old ones: a worker of another process may be between the two writes right now.
+    """
+    import time
+
+    named = {parts.part_info(run.store, p).get("tar") for p in parts.list_parts(run.store, stage.name)}
+    for folder in [f for f in run.store.list(stage.name) if f.isdigit()]:
+        for name in run.store.list(f"{stage.name}/{folder}", ".tar"):
+            path = f"{stage.name}/{folder}/{name}"
+            if path not in named and time.time() - run.store.modified(path) > 600:
+                run.store.remove(path)

@@ -1,0 +1,1 @@
+"""Where shards run. Executors schedule, and nothing else: the worker is the same everywhere."""

@@ -1,0 +1,185 @@
+"""Parts: immutable files of finished rows. Pixels first (``.tar``), then the Parquet that names them; both named by digest.
+
+A part of shard 12 is ``<stage>/000/000012-<digest>.parquet``; a merged one names its range, ``000000-000155-<digest>.parquet``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthvlm.storage import Store
+
+SHARDS_PER_FOLDER = 1000
+_META = b"synthvlm"
+
+COMMON = [
+    pa.field("key", pa.string(), nullable=False),
+    pa.field("row", pa.int64(), nullable=False),
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("candidate", pa.int32(), nullable=False),
+]
+FAILURE = [pa.field("error", pa.string()), pa.field("error_class", pa.string()), pa.field("tries", pa.int32(), nullable=False)]
+IMAGES = pa.schema(
+    [
+        *COMMON,
+        pa.field("seed", pa.int64()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("sha256", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("cut_tokens", pa.int32()),
+        pa.field("note", pa.string()),
+        pa.field("batch_size", pa.int32()),
+        pa.field("stored", pa.bool_()),
+        pa.field("tar", pa.string()),
+        pa.field("offset", pa.int64()),
+        *FAILURE,
+    ]
+)
+"""A generated image: ``bytes`` at ``offset`` of the part's ``tar`` hold its encoded pixels, if ``stored``."""
+
+
+def scores_schema(columns: Sequence[str]) -> pa.Schema:
+    """Return the schema of a score table: the image's sha256, then one float64 per column."""
+    return pa.schema([*COMMON, pa.field("sha256", pa.string()), *[pa.field(c, pa.float64()) for c in columns], *FAILURE])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One committed part: its Parquet's path within the run and the shards that it may hold."""
+
+    path: str
+    first: int
+    last: int
+
+    @property
+    def digest(self) -> str:
+        """Return the first 16 hex digits of the Parquet's SHA-256, as its name has them."""
+        return self.path.rsplit("-", 1)[-1].removesuffix(".parquet")
+
+
+def folder(stage: str, shard: int) -> str:
+    """Return the folder of a shard's parts."""
+    return f"{stage}/{shard // SHARDS_PER_FOLDER:03d}"
+
+
+def commit(
+    store: Store,
+    stage: str,
+    shard: int,
+    schema: pa.Schema,
+    rows: Sequence[Mapping[str, Any]],
+    pixels: Mapping[str, tuple[str, bytes]] | None = None,
+    info: Mapping[str, Any] | None = None,
+    last_shard: int | None = None,
+) -> str:
+    """Write ``rows`` (and their pixels, key → (extension, bytes)) as one part; return its path.
+
+    ``info`` (device, versions, seconds …) is kept beside the rows, in the Parquet's metadata.
+    """
+    table = pa.Table.from_pylist([dict(r) for r in rows], schema=schema)
+    label = f"{shard:06d}" if last_shard is None or last_shard == shard else f"{shard:06d}-{last_shard:06d}"
+    where = folder(stage, shard)
+    metadata = dict(info or {})
+    if pixels:
+        tar, offsets = pack([(f"{r['row']:09d}-{r['candidate']:03d}.{pixels[r['key']][0]}", pixels[r["key"]][1]) for r in rows if r["key"] in pixels])
+        name = f"{where}/{label}-{hashlib.sha256(tar).hexdigest()[:16]}.tar"
+        store.put(name, tar)
+        metadata |= {"tar": name, "tar_bytes": len(tar), "tar_sha256": hashlib.sha256(tar).hexdigest()}
+        offset = iter(offsets)
+        at = [next(offset) if r["key"] in pixels else None for r in rows]
+        table = table.set_column(schema.get_field_index("tar"), schema.field("tar"), pa.array([None if a is None else name for a in at], pa.string()))
+        table = table.set_column(schema.get_field_index("offset"), schema.field("offset"), pa.array(at, pa.int64()))
+    return write_table(store, f"{where}/{label}", table, metadata)
+
+
+def write_table(store: Store, stem: str, table: pa.Table, info: Mapping[str, Any]) -> str:
+    """Write a part's Parquet under ``stem-<digest>.parquet``; return its path."""
+    table = table.replace_schema_metadata({_META: json.dumps(info, sort_keys=True).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    data = buffer.getbuffer()
+    path = f"{stem}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    store.put(path, data)
+    return path
+
+
+def pack(members: Iterable[tuple[str, bytes]]) -> tuple[bytes, list[int]]:
+    """Return a tar of ``members`` with fixed times and owners, and the offset of each member's bytes in it."""
+    buffer = io.BytesIO()
+    offsets = []
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o644
+            tar.addfile(entry, io.BytesIO(data))
+            offsets.append(tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+    return buffer.getvalue(), offsets
+
+
+def list_parts(store: Store, stage: str, shards: tuple[int, int] | None = None) -> list[Part]:
+    """List a stage's parts, or those that may hold a shard of the (inclusive) range; reads names only."""
+    if shards is None:
+        folders = [f for f in store.list(stage) if f.isdigit()]
+    else:
+        folders = [f"{n:03d}" for n in range(shards[0] // SHARDS_PER_FOLDER, shards[1] // SHARDS_PER_FOLDER + 1)]
+    found = []
+    for f in folders:
+        for name in store.list(f"{stage}/{f}", ".parquet"):
+            numbers = name.split("-")[:-1]
+            first, last = int(numbers[0]), int(numbers[-1])
+            if shards is None or (first <= shards[1] and last >= shards[0]):
+                found.append(Part(f"{stage}/{f}/{name}", first, last))
+    return found
+
+
+def part_info(store: Store, part: Part) -> dict[str, Any]:
+    """Return what is kept beside a part's rows. Raises ArrowInvalid or OSError if the part is damaged."""
+    with store.fs.open(store.path(part.path), "rb") as f:
+        metadata = pq.read_metadata(f).metadata or {}
+    return json.loads(metadata.get(_META, b"{}"))
+
+
+def damage(store: Store, part: Part, thorough: bool = False) -> str | None:
+    """Say what is wrong with a part, or None. ``thorough`` reads every byte; otherwise footers and sizes only."""
+    try:
+        info = part_info(store, part)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return f"unreadable: {error}".splitlines()[0]
+    if thorough and hashlib.sha256(store.read(part.path)).hexdigest()[:16] != part.digest:
+        return "its bytes do not match its name"
+    if "tar" in info:
+        size = store.size(info["tar"])
+        if size != info["tar_bytes"]:
+            return "its pixels are missing" if size is None else f"its pixels are cut short ({size} of {info['tar_bytes']} bytes)"
+        if thorough and hashlib.sha256(store.read(info["tar"])).hexdigest() != info["tar_sha256"]:
+            return "its pixels do not match their digest"
+    return None
+
+
+def set_aside(store: Store, part: Part) -> str:
+    """Move a damaged part out of the way (its rows are then wanted again); return where it went."""
+    target = f"damaged/{part.path}"
+    store.move(part.path, target)
+    return target
+
+
+def repair(store: Store, stage: str, thorough: bool = False) -> Iterator[tuple[Part, str]]:
+    """Set aside every damaged part of a stage, yielding each with what is wrong with it."""
+    for part in list_parts(store, stage):
+        problem = damage(store, part, thorough)
+        if problem:
+            try:
+                set_aside(store, part)
+            except FileNotFoundError:  # another process was faster
+                continue
+            yield part, problem

@@ -1,0 +1,159 @@
+"""The verbs, on a run: ``Run.create("runs/x", "captions.json").generate("sdxl", repeat=4).score().select(top=0.1)``.
+
+Each verb does what is still to be done and returns the run; the command line and recipes call the same ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from synthvlm import export as exporting
+from synthvlm import report as reporting
+from synthvlm import select as selecting
+from synthvlm.errors import RunError
+from synthvlm.execution import Execution, execute, prepare_generate, prepare_score
+from synthvlm.recipe import GenerateStep, Recipe, ScoreStep
+from synthvlm.run import RunDirectory, Stage
+from synthvlm.samples import Ingested, ingest
+
+
+class Run(RunDirectory):
+    """A run and what can be done with it. ``results`` holds, by verb, what the last call of each came to."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        super().__init__(root)
+        self.results: dict[str, Any] = {}
+        self.execution = Execution()
+
+    @classmethod
+    def create(cls, root: str | os.PathLike[str], captions: str | os.PathLike[str] | None = None, seed: int | None = None, **reader: Any) -> Run:
+        """Open the run in ``root``, or make it, and read ``captions`` into it.
+
+        ``reader``: ``format``, ``caption_column``, ``id_column``, ``on_duplicate``, ``limit``. Raises InputError or RunError.
+        """
+        run = super().create(root, seed)
+        assert isinstance(run, Run)
+        if captions is not None:
+            run.add(captions, **reader)
+        return run
+
+    def add(self, captions: str | os.PathLike[str], **reader: Any) -> Run:
+        """Read captions into the run: new ones are added, edited ones taken over."""
+        result: Ingested = ingest(self, os.fspath(captions), **reader)
+        self.results["add"] = result
+        return self
+
+    def using(self, **settings: Any) -> Run:
+        """Set where and how shards run: fields of :class:`synthvlm.execution.Execution`."""
+        self.execution = Execution(**settings)
+        return self
+
+    def generate(
+        self,
+        model: str = "mini",
+        *,
+        repeat: int | None = None,
+        preset: str | None = None,
+        name: str | None = None,
+        store: str = "all",
+        image_format: str = "jpeg",
+        quality: int = 95,
+        scorers: Mapping[str, Mapping[str, Any]] | None = None,
+        weights: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> Run:
+        """Make the images that are still to be made. ``options`` are the model's.
+
+        With ``store="best"`` each caption's candidates are scored (by ``scorers`` and ``weights``) as they are made, and
+        only the best one's pixels are kept.
+        """
+        best_by = dict(weights or selecting.WEIGHTS) if store == "best" else None
+        shared: dict[str, Any] = {"preset": preset, "repeat": repeat, "image_format": image_format, "quality": quality, "name": name}
+        made = prepare_generate(self, model, options=options, keep_best_by=best_by, execution=self.execution, **shared)
+        prepared = [made]
+        if best_by is not None:
+            prepared.append(prepare_score(self, made.stage.name, scorers, execution=self.execution))
+        self.results["generate"] = execute(self, prepared, self.execution) | {"stage": made.stage.name}
+        return self
+
+    def score(self, scorers: Mapping[str, Mapping[str, Any]] | None = None, *, images: str | None = None, name: str | None = None) -> Run:
+        """Score the images that are still to be scored (by default of the only image stage, or the last made)."""
+        source = images or self._images()
+        prepared = prepare_score(self, source, scorers, name=name, execution=self.execution)
+        self.results["score"] = execute(self, [prepared], self.execution) | {"stage": prepared.stage.name}
+        return self
+
+    def select(self, *, top: str | float | int = selecting.TOP, weights: Mapping[str, float] | None = None, scores: Sequence[str] | None = None, name: str = "default") -> Run:
+        """Choose the pairs to keep; see :func:`synthvlm.select.select`."""
+        self.results["select"] = selecting.select(self, self._scores(scores), weights=weights, top=top, name=name)
+        return self
+
+    def export(self, format: str = "llava", *, selection: str = "default", out: str | None = None) -> Run:
+        """Write the selection as a data set; see :func:`synthvlm.export.export`."""
+        self.results.setdefault("export", {})[format] = exporting.export(self, format, selection=selection, out=out)
+        return self
+
+    def report(self, *, selection: str = "default") -> Run:
+        """Write the page; see :func:`synthvlm.report.report`."""
+        self.results["report"] = str(reporting.report(self, selection=selection))
+        return self
+
+    def _stages(self, kind: str) -> list[Stage]:
+        return [s for s in (self.stage(n) for n in self.stage_names()) if s.kind == kind]
+
+    def _images(self) -> str:
+        if "generate" in self.results:
+            return self.results["generate"]["stage"]
+        names = [s.name for s in self._stages("generate")]
+        if len(names) != 1:
+            hint = f"name one with --images: {', '.join(names)}" if names else "run: synthvlm generate RUN --model MODEL"
+            raise RunError(f"{self.root} has {len(names) or 'no'} image stages", hint)
+        return names[0]
+
+    def _scores(self, names: Sequence[str] | None) -> list[Stage]:
+        if names:
+            return [self.stage(n) for n in names]
+        if "score" in self.results:
+            return [self.stage(self.results["score"]["stage"])]
+        found = self._stages("score")
+        if not found:
+            raise RunError(f"{self.root} has no scores yet", "run: synthvlm score RUN")
+        if len({s.reads["image"] for s in found}) > 1:
+            raise RunError(f"{self.root} has scores of several image stages", f"name which with --scores: {', '.join(s.name for s in found)}")
+        return found
+
+
+def follow(recipe: Recipe, run: Run, on_step: Any = None) -> Run:
+    """Do a recipe's steps in order. Images that turn out damaged while they are scored are made again."""
+    scoring: ScoreStep = recipe.first("score") or ScoreStep()
+    selection = recipe.first("select")
+    for step in recipe.steps:
+        if on_step:
+            on_step("begin", step.verb, run)
+        s = step.settings
+        if step.verb == "generate":
+            _generate(run, s, scoring, selection.weights if selection else None)
+        elif step.verb == "score":
+            run.score(s.scorers, images=s.images, name=s.name)
+            made: GenerateStep | None = recipe.first("generate")
+            if run.results["score"]["damaged_parts"] and made is not None:
+                _generate(run, made, scoring, selection.weights if selection else None)
+                run.score(s.scorers, images=s.images, name=s.name)
+        elif step.verb == "select":
+            run.select(top=s.top, weights=s.weights, scores=s.scores, name=s.name)
+        elif step.verb == "export":
+            for kind in s.formats:
+                run.export(kind, selection=s.selection, out=s.out)
+        else:
+            run.report(selection=s.selection)
+        if on_step:
+            on_step("end", step.verb, run)
+    return run
+
+
+def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, weights: Mapping[str, float] | None) -> None:
+    keep: dict[str, Any] = {"scorers": scoring.scorers, "weights": weights} if s.store == "best" else {}
+    settings: dict[str, Any] = {"repeat": s.repeat, "preset": s.preset, "name": s.name, "store": s.store, "image_format": s.image_format, "quality": s.quality}
+    run.generate(s.model, **settings, **keep, **s.options)

@@ -1,0 +1,160 @@
+"""A run's settings as data: typed, read strictly (an unknown key is an error), written back resolved.
+
+::
+
+    input: captions.json
+    out: runs/demo
+    steps:
+      - generate: {model: sdxl, repeat: 4}
+      - score: {}
+      - select: {top: 10%}
+      - export: {formats: [llava]}
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from synthvlm.errors import OptionError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class GenerateStep(_Strict):
+    """Captions → images."""
+
+    model: str = "mini"
+    preset: str | None = None
+    options: dict[str, Any] = {}
+    repeat: int | None = Field(None, ge=1, description="candidates per caption; None: what the model recommends, else 1")
+    store: Literal["all", "best"] = "all"
+    image_format: Literal["jpeg", "png", "webp"] = "jpeg"
+    quality: int = Field(95, ge=1, le=100)
+    name: str | None = None
+
+
+class ScoreStep(_Strict):
+    """Images and captions → named numbers."""
+
+    scorers: dict[str, dict[str, Any]] | None = Field(None, description="name → options; None: what the image model recommends, else clip and ssim")
+    images: str | None = None
+    name: str | None = None
+
+
+class SelectStep(_Strict):
+    """Scores → the kept pairs."""
+
+    weights: dict[str, float] | None = None
+    top: str | float | int = "10%"
+    scores: list[str] | None = None
+    name: str = "default"
+
+
+class ExportStep(_Strict):
+    """The kept pairs → a data set in a consumer's format."""
+
+    formats: list[Literal["llava", "jsonl", "imagefolder"]] = ["llava"]
+    selection: str = "default"
+    out: str | None = None
+
+
+class ReportStep(_Strict):
+    """Everything → one page."""
+
+    selection: str = "default"
+
+
+class Step(_Strict):
+    """One step: exactly one of the verbs."""
+
+    generate: GenerateStep | None = None
+    score: ScoreStep | None = None
+    select: SelectStep | None = None
+    export: ExportStep | None = None
+    report: ReportStep | None = None
+
+    @model_validator(mode="after")
+    def _one_verb(self) -> Step:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("a step is one verb with its settings, such as: - score: {}")
+        return self
+
+    @property
+    def verb(self) -> str:
+        """Return the step's verb."""
+        return next(iter(self.model_fields_set))
+
+    @property
+    def settings(self) -> Any:
+        """Return the verb's settings."""
+        return getattr(self, self.verb)
+
+
+class Input(_Strict):
+    """How to read the captions."""
+
+    path: str | None = None
+    format: str | None = None
+    caption_column: str | None = None
+    id_column: str | None = None
+    on_duplicate: Literal["error", "first", "number"] = "error"
+    limit: int | None = Field(None, ge=1)
+
+
+class Recipe(_Strict):
+    """A whole line."""
+
+    input: Input = Input()
+    out: str | None = None
+    seed: int | None = Field(None, ge=0)
+    steps: list[Step]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_input(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("input"), str):
+            return data | {"input": {"path": data["input"]}}
+        return data
+
+    def first(self, verb: str) -> Any | None:
+        """Return the settings of the first step of that verb, or None."""
+        return next((s.settings for s in self.steps if s.verb == verb), None)
+
+    def to_yaml(self) -> str:
+        """Write the recipe with every setting that differs from its default."""
+        data = self.model_dump(mode="json", exclude_defaults=True, exclude={"steps"})
+        data["steps"] = [{s.verb: s.settings.model_dump(mode="json", exclude_none=True)} for s in self.steps]
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def parse(data: Any, where: str) -> Recipe:
+    """Check recipe data; raises OptionError naming the field."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(p) for p in first["loc"]) or "recipe"
+        raise OptionError(f"{where}: {field}: {first['msg']}", "the fields are described in docs/recipes.md") from error
+
+
+def load(path: str) -> Recipe:
+    """Read a recipe file; raises OptionError if it cannot be read or is not one."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read: {error.strerror}", "give the path of a recipe (YAML)") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is not YAML: {str(error).splitlines()[0]}", "see docs/recipes.md for an example") from error
+    return parse(data, path)
+
+
+def builtin(name: str) -> Recipe:
+    """Return a line that ships with the package: ``synth``."""
+    return parse(yaml.safe_load((files("synthvlm") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")), name)

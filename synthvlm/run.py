@@ -1,0 +1,280 @@
+"""A run directory: its samples, its stages, and the one rule of progress, *work to do = wanted keys - present keys*.
+
+Keys are computed by DuckDB, for a shard or for everything at once, by the same SQL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import duckdb
+
+from synthvlm import parts
+from synthvlm.errors import RunError, RunMismatch
+from synthvlm.options import digest
+from synthvlm.storage import Store
+
+FORMAT = 1
+SAMPLES_PER_FILE = 10_000
+SEPARATOR = "\x1f"
+
+
+@dataclass
+class Stage:
+    """One table of a run: what makes it (identity), how (runtime), and what it reads."""
+
+    name: str
+    kind: str
+    """``generate`` or ``score``."""
+    plugins: list[dict[str, Any]]
+    """Name, distribution, version and all options of each plugin, for the record."""
+    identity: dict[str, Any]
+    reads: dict[str, str]
+    shard_size: int
+    """Samples per shard; fixed when the stage is made, since parts are named by shard."""
+    repeat: int = 1
+    columns: list[str] = field(default_factory=list)
+    cards: dict[str, Any] = field(default_factory=dict)
+    runtime: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Return the identity's digest, which every key of the stage contains."""
+        return digest(self.identity)
+
+    @property
+    def schema(self) -> Any:
+        """Return the Arrow schema of the stage's rows."""
+        return parts.IMAGES if self.kind == "generate" else parts.scores_schema(self.columns)
+
+
+def row_key(*values: Any) -> str:
+    """Return the key of a row from the digest of its stage and the values that it consumed (MD5, as DuckDB's ``md5`` has it)."""
+    return hashlib.md5(SEPARATOR.join(str(v) for v in values).encode(), usedforsecurity=False).hexdigest()
+
+
+def image_seed(run_seed: int, sample_id: str, candidate: int) -> int:
+    """Return an image's seed (32 bits: torch's CPU generator uses no more), from run seed, sample id and candidate alone."""
+    return int.from_bytes(hashlib.sha256(SEPARATOR.join((str(run_seed), sample_id, str(candidate))).encode()).digest()[:4], "big")
+
+
+class RunDirectory:
+    """A run on disk or on an object store."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.store = Store(root)
+        self.root = os.fspath(root)
+
+    # -- the run's own record ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, root: str | os.PathLike[str], seed: int | None = None) -> RunDirectory:
+        """Open a run, or make it. Raises RunMismatch if it has another seed, RunError if the folder holds something else."""
+        run = cls(root)
+        record = run.store.read_json("run.json")
+        if record is None:
+            if run.store.list(""):
+                raise RunError(f"{run.root} is not empty and holds no run", "choose a new folder with --out")
+            run.store.put_json("run.json", {"format": FORMAT, "seed": seed or 0, "sources": []})
+        elif seed is not None and record["seed"] != seed:
+            raise RunMismatch(f"{run.root} was made with seed {record['seed']}, not {seed}", "keep its seed, or choose another --out")
+        return run
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> RunDirectory:
+        """Open an existing run; raises RunError if there is none."""
+        run = cls(root)
+        if run.store.read_json("run.json") is None:
+            raise RunError(f"there is no run in {run.root}", "make one with: synthvlm synth CAPTIONS --out RUN")
+        return run
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return ``run.json``."""
+        record = self.store.read_json("run.json") or {}
+        if record.get("format", FORMAT) > FORMAT:
+            raise RunError(f"{self.root} was made by a newer SynthVLM", "upgrade: pip install -U synthvlm")
+        return record
+
+    @property
+    def seed(self) -> int:
+        """Return the run's seed, from which every image's seed follows."""
+        return int(self.record["seed"])
+
+    # -- stages --------------------------------------------------------------------------------------------------------
+
+    def stage_names(self) -> list[str]:
+        """List the stages of the run."""
+        return [n for n in self.store.list("") if self.store.exists(f"{n}/stage.json")]
+
+    def stage(self, name: str) -> Stage:
+        """Return a stage; raises RunError, naming those there are, if there is none of that name."""
+        record = self.store.read_json(f"{name}/stage.json")
+        if record is None:
+            raise RunError(f"{self.root} has no stage {name!r}", f"it has: {', '.join(self.stage_names()) or 'none'}")
+        return Stage(**record)
+
+    def ensure_stage(self, wanted: Stage, overwrite: bool = False) -> Stage:
+        """Return the stage of that name, made or brought up to date. Raises RunMismatch if its identity is another.
+
+        Runtime settings are taken over. ``repeat`` only grows: candidates that are there stay of use.
+        """
+        record = self.store.read_json(f"{wanted.name}/stage.json")
+        if record is not None:
+            have = Stage(**record)
+            if not overwrite:
+                self._refuse_mismatch(have, wanted)
+            wanted.shard_size = have.shard_size
+            wanted.repeat = max(wanted.repeat, have.repeat)
+            if have.digest == wanted.digest:
+                wanted.columns, wanted.cards = have.columns, have.cards
+        if record != asdict(wanted):
+            self.store.put_json(f"{wanted.name}/stage.json", asdict(wanted))
+        return wanted
+
+    def _refuse_mismatch(self, have: Stage, wanted: Stage) -> None:
+        differences = list(_differences({**have.identity, "reads": have.reads}, {**wanted.identity, "reads": wanted.reads}))
+        if differences:
+            what, old, new = differences[0]
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            raise RunMismatch(
+                f"stage {have.name!r} of {self.root} was made with {what}={old!r}, now asked for {new!r}{more}",
+                "keep both: --as NAME makes another stage; or --overwrite replaces this one",
+            )
+
+    # -- samples, wanted and present keys ------------------------------------------------------------------------------
+
+    def connect(self, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+        """Return a DuckDB connection that reads this run's files."""
+        connection = duckdb.connect()
+        if threads:
+            connection.execute(f"SET threads = {int(threads)}")
+        if not self.store.is_local:
+            connection.register_filesystem(self.store.fs)
+        return connection
+
+    def sample_count(self) -> int:
+        """Return how many samples the run has."""
+        names = self.store.list("samples", ".parquet")
+        if not names:
+            return 0
+        with self.connect(1) as c:
+            last = self.store.url(f"samples/{names[-1]}")
+            return (len(names) - 1) * SAMPLES_PER_FILE + c.execute("SELECT count(*) FROM read_parquet(?)", [last]).fetchall()[0][0]
+
+    def samples_sql(self, rows: tuple[int, int] | None = None) -> str:
+        """Return SQL for the samples, or for those of the half-open range of rows."""
+        names = self.store.list("samples", ".parquet")
+        if rows is not None:
+            names = names[rows[0] // SAMPLES_PER_FILE : -(-rows[1] // SAMPLES_PER_FILE)]
+        if not names:
+            return "(SELECT 0::BIGINT AS row, '' AS id, ''::VARCHAR AS caption, ''::VARCHAR AS image, ''::VARCHAR AS meta, 0 AS source WHERE false)"
+        where = "" if rows is None else f" WHERE row >= {rows[0]} AND row < {rows[1]}"
+        return f"(SELECT * FROM read_parquet({_files(self.store.url(f'samples/{n}') for n in names)}){where})"
+
+    def parts_sql(self, stage: Stage, rows: tuple[int, int] | None = None, columns: str = "*") -> str | None:
+        """Return SQL for what stands in committed parts, stale rows included, or None if there is no part."""
+        shards = None if rows is None else (rows[0] // stage.shard_size, max(rows[0], rows[1] - 1) // stage.shard_size)
+        found = parts.list_parts(self.store, stage.name, shards)
+        if not found:
+            return None
+        return f"(SELECT {columns} FROM read_parquet({_files(self.store.url(p.path) for p in found)}, union_by_name = true))"
+
+    def wanted_sql(self, stage: Stage, rows: tuple[int, int] | None = None) -> str:
+        """Return SQL for the keys that ``stage`` wants, each with the values it consumes."""
+        head = _quote(stage.digest)
+        if stage.kind == "generate":
+            return f"""(SELECT md5(concat_ws(chr(31), {head}, id, caption, candidate)) AS key, row, id, candidate::INTEGER AS candidate, caption
+                FROM {self.samples_sql(rows)}, range({stage.repeat}) r(candidate) WHERE caption IS NOT NULL)"""
+        images = self.table_sql(self.stage(stage.reads["image"]), rows)
+        return f"""(SELECT md5(concat_ws(chr(31), {head}, id, caption, sha256, candidate)) AS key, row, id, candidate, caption,
+                sha256, bytes, stored, tar, "offset" FROM {images} WHERE error IS NULL)"""
+
+    def table_sql(self, stage: Stage, rows: tuple[int, int] | None = None) -> str:
+        """Return SQL for the table: rows that are wanted and present, one per key, with their caption.
+
+        Of several rows with one key (two workers on one shard, a failure tried again) a success wins, then the latest try.
+        """
+        present = self.parts_sql(stage, rows)
+        if present is None:
+            empty = ", ".join(f"NULL::{_SQL_TYPES[str(f.type)]} AS {_name(f.name)}" for f in stage.schema)
+            return f"(SELECT {empty}, NULL::VARCHAR AS caption WHERE false)"
+        once = "QUALIFY row_number() OVER (PARTITION BY key ORDER BY error IS NOT NULL, tries DESC) = 1"
+        return f"""(SELECT p.* EXCLUDE (row), w.row, w.caption FROM {self.wanted_sql(stage, rows)} w
+                JOIN (SELECT * FROM {present} {once}) p USING (key))"""
+
+    def pending_sql(self, stage: Stage, rows: tuple[int, int] | None = None, retry_failed: bool = False) -> str:
+        """Return SQL for the rows still to be made, with what making them takes."""
+        settled = "key, tries, error"
+        present = self.parts_sql(stage, rows, settled) or "(SELECT '' AS key, 0 AS tries, '' AS error WHERE false)"
+        done = "WHERE error IS NULL" if retry_failed else ""
+        # A score of an image whose pixels were not kept can no longer be made.
+        scorable = "WHERE stored" if stage.kind == "score" else ""
+        tries = f"(SELECT key, max(tries) AS tries FROM {present} GROUP BY key)" if retry_failed else "(SELECT '' AS key, 0 AS tries WHERE false)"
+        return f"""(SELECT w.*, coalesce(t.tries, 0) AS tries FROM (SELECT * FROM {self.wanted_sql(stage, rows)} {scorable}) w
+                LEFT JOIN {tries} t USING (key) ANTI JOIN (SELECT key FROM {present} {done}) d USING (key))"""
+
+    def pending_shards(self, stage: Stage, retry_failed: bool = False) -> list[tuple[int, int]]:
+        """Return (shard, rows to make) for every shard with work to do, in order."""
+        with self.connect() as c:
+            pending = self.pending_sql(stage, None, retry_failed)
+            return c.execute(f"SELECT row // {stage.shard_size} AS shard, count(*) FROM {pending} GROUP BY shard ORDER BY shard").fetchall()
+
+    def pending_rows(self, connection: duckdb.DuckDBPyConnection, stage: Stage, shard: int, retry_failed: bool = False) -> list[dict[str, Any]]:
+        """Return the rows of one shard still to be made, in order of sample and candidate."""
+        rows = (shard * stage.shard_size, (shard + 1) * stage.shard_size)
+        return fetch(connection, f"SELECT * FROM {self.pending_sql(stage, rows, retry_failed)} ORDER BY row, candidate")
+
+    def tally(self, stage: Stage) -> dict[str, Any]:
+        """Count a stage's rows: wanted, made, failed (by reason) and how many pixels are kept."""
+        with self.connect() as c:
+            wanted = c.execute(f"SELECT count(*) FROM {self.wanted_sql(stage)}").fetchall()[0][0]
+            table = self.table_sql(stage)
+            made, failed = c.execute(f"SELECT count(*) FILTER (error IS NULL), count(*) FILTER (error IS NOT NULL) FROM {table}").fetchall()[0]
+            reasons = c.execute(
+                f"SELECT error_class, count(*), min(error) FROM {table} WHERE error IS NOT NULL GROUP BY error_class ORDER BY count(*) DESC, error_class"
+            ).fetchall()
+        return {"wanted": wanted, "made": made, "failed": failed, "failures": [{"class": c, "rows": n, "example": e} for c, n, e in reasons]}
+
+    def repair(self, thorough: bool = False) -> list[str]:
+        """Set damaged parts aside, so that their rows are wanted again; return a line for each."""
+        return [
+            f"part {p.path} is damaged ({problem}); set aside, its rows will be made again"
+            for name in self.stage_names()
+            for p, problem in parts.repair(self.store, name, thorough)
+        ]
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
+    """Return a small result as dicts."""
+    cursor = connection.execute(sql)
+    names = [d[0] for d in cursor.description or []]
+    return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted field, old value, new value) wherever two JSON-like trees differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in sorted({*old, *new}):
+            yield from _differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+    elif old != new:
+        yield path, old, new
+
+
+def _files(urls: Any) -> str:
+    return "[" + ", ".join(_quote(u) for u in urls) + "]"
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _name(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+_SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "int32": "INTEGER", "double": "DOUBLE", "bool": "BOOLEAN"}

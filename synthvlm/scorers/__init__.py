@@ -1,0 +1,11 @@
+"""Scorers: rows → named numbers. Public, so that plugins build on them; importing it imports no model library.
+
+- :class:`ClipScore` and :class:`ClipScoreHessel`: agreement of an image with its caption (:mod:`synthvlm.scorers.clip`);
+- :class:`SSIMScore`: what an image keeps when it is scaled to a CLIP input and back (:mod:`synthvlm.scorers.ssim`);
+- :func:`structural_similarity`: the fast kernel by itself.
+"""
+
+from synthvlm.scorers.clip import ClipScore, ClipScoreHessel
+from synthvlm.scorers.ssim import SSIMScore, structural_similarity
+
+__all__ = ["ClipScore", "ClipScoreHessel", "SSIMScore", "structural_similarity"]

@@ -1,0 +1,102 @@
+"""``--store best``: make, score, and keep or drop inside one shard, so that losers never reach the disk.
+
+Scores are committed before the images that they belong to: whatever dies in between, no image without pixels lacks its score.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from synthvlm.run import Stage, fetch, row_key
+from synthvlm.sample import Failed
+from synthvlm.stages.batching import run_batches
+from synthvlm.stages.generate import encode, request
+from synthvlm.stages.score import Scorers, decode, score_row
+
+if TYPE_CHECKING:
+    from synthvlm.worker import Context
+
+Row = dict[str, Any]
+
+
+def best_shard(context: Context, stage: Stage, generator: Any, scoring: Stage, scorers: Scorers, shard: int, suspects: frozenset[str]) -> None:
+    """Make and score what is pending of a shard, and keep the pixels of the best candidate of each caption."""
+    seed, kind = context.run.seed, stage.identity["image"]
+    weights: dict[str, float] = stage.runtime["keep_best_by"]
+    image_writer, score_writer = context.writer(stage), context.writer(scoring)
+    rows = context.pending(stage, shard)
+    missing: dict[str, int] = {}
+    for row in rows:
+        missing[row["id"]] = missing.get(row["id"], 0) + 1
+    standing = _best_so_far(context, stage, scoring, shard, weights)
+    made: dict[str, list[tuple[Row, tuple[str, bytes] | None]]] = {}
+
+    def flush() -> None:
+        score_writer.flush()
+        image_writer.flush()
+
+    def finish(batch: list[tuple[Row, Any, int]]) -> None:
+        for row, result, size in batch:
+            made.setdefault(row["id"], []).append(encode(row, result, size, seed, kind["format"], kind["quality"]))
+        whole = [i for i in made if len(made[i]) == missing[i]]
+        captions = {row["id"]: row["caption"] for row, _, _ in batch}
+        for sample in whole:
+            candidates = made.pop(sample)
+            scored = _score(scorers, scoring, candidates, captions[sample])
+            done = _keep_best(candidates, scored, weights, standing.get(sample))
+            score_writer.add(shard, scored)
+            image_writer.add(shard, [r for r, _ in done], {r["key"]: p for r, p in done if p})
+            context.progress(stage.name, [r for r, _ in done])
+        if image_writer.due:
+            flush()
+
+    bucket = getattr(generator, "bucket", None)
+    for batch in run_batches(rows, lambda r: request(seed, r), generator.generate, generator, context, bucket, suspects):
+        # Scorers share the device with the generator, so they take their turn in this thread.
+        context.wait()
+        finish(batch)
+    context.later(flush)
+
+
+def _score(scorers: Scorers, scoring: Stage, candidates: list[tuple[Row, tuple[str, bytes] | None]], caption: str) -> list[Row]:
+    """Score the candidates that were made from the bytes that would be stored: equal to scoring them afterwards."""
+    wanted, requests = [], []
+    for row, pixels in candidates:
+        if pixels is None:
+            continue
+        scored = {k: row[k] for k in ("row", "id", "candidate", "sha256")} | {"caption": caption}
+        scored["key"] = row_key(scoring.digest, row["id"], caption, row["sha256"], row["candidate"])
+        wanted.append(scored)
+        requests.append(decode(scored, pixels[1]))
+    good = [q for q in requests if not isinstance(q, Failed)]
+    results = iter(scorers.score(good)) if good else iter(())
+    return [score_row(w, q if isinstance(q, Failed) else next(results), scoring.columns) for w, q in zip(wanted, requests, strict=True)]
+
+
+def _keep_best(candidates: list[tuple[Row, tuple[str, bytes] | None]], scored: list[Row], weights: dict[str, float], standing: float | None) -> list[tuple[Row, tuple[str, bytes] | None]]:
+    """Mark the losers as not stored and drop their pixels. A candidate that could not be scored keeps its pixels."""
+    totals = {r["candidate"]: total(r, weights) for r in scored if not r.get("error")}
+    best = min(totals, key=lambda c: (-totals[c], c), default=None)
+    if best is not None and standing is not None and totals[best] <= standing:
+        best = None  # an earlier candidate, whose pixels stand, is as good
+    kept = []
+    for row, pixels in candidates:
+        loses = row["candidate"] in totals and row["candidate"] != best
+        kept.append((row | {"stored": False}, None) if loses else (row, pixels))
+    return kept
+
+
+def total(row: Row, weights: dict[str, float]) -> float:
+    """Return the weighted sum of a row's scores (the paper, section 3.2)."""
+    return sum(weight * row[column] for column, weight in weights.items())
+
+
+def _best_so_far(context: Context, stage: Stage, scoring: Stage, shard: int, weights: dict[str, float]) -> dict[str, float]:
+    """Return the best total among a shard's stored candidates of earlier runs (``--repeat`` grew), by sample id."""
+    rows = (shard * stage.shard_size, (shard + 1) * stage.shard_size)
+    if context.run.parts_sql(scoring, rows) is None:
+        return {}
+    score = " + ".join(f'{w} * s."{c}"' for c, w in weights.items())
+    table = f"""SELECT s.id, max({score}) AS total FROM {context.run.table_sql(scoring, rows)} s
+        JOIN {context.run.table_sql(stage, rows)} g USING (id, candidate) WHERE g.stored AND s.error IS NULL GROUP BY s.id"""
+    return {r["id"]: r["total"] for r in fetch(context.connection, table)}

@@ -1,0 +1,54 @@
+"""Gather finished rows and commit them as parts, at least about once a minute, beside the device's work."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from synthvlm import parts
+from synthvlm.run import RunDirectory, Stage
+
+COMMIT_BYTES = 256 << 20
+
+
+class PartWriter:
+    """Rows of one stage waiting for their part. Any thread may flush: what is done is never lost to a stop."""
+
+    def __init__(self, run: RunDirectory, stage: Stage, seconds: float, info: Callable[[], Mapping[str, Any]], committed: Callable[[str, int], None]) -> None:
+        self._run, self._stage, self._seconds, self._info, self._committed = run, stage, seconds, info, committed
+        self._lock = threading.RLock()
+        self._rows: list[dict[str, Any]] = []
+        self._pixels: dict[str, tuple[str, bytes]] = {}
+        self._bytes = 0
+        self._shard = 0
+        self._since = time.monotonic()
+
+    def add(self, shard: int, rows: list[dict[str, Any]], pixels: Mapping[str, tuple[str, bytes]] | None = None) -> None:
+        """Take finished rows (and pixels by key) of ``shard``."""
+        with self._lock:
+            if self._rows and shard != self._shard:
+                self.flush()
+            if not self._rows:
+                self._since = time.monotonic()
+            self._shard = shard
+            self._rows += rows
+            self._pixels |= pixels or {}
+            self._bytes += sum(len(data) for _, data in (pixels or {}).values())
+
+    @property
+    def due(self) -> bool:
+        """Say whether what waits should be committed now."""
+        return bool(self._rows) and (time.monotonic() - self._since >= self._seconds or self._bytes >= COMMIT_BYTES)
+
+    def flush(self) -> None:
+        """Commit what waits."""
+        with self._lock:
+            if not self._rows:
+                return
+            rows = sorted(self._rows, key=lambda r: (r["row"], r["candidate"]))
+            info = dict(self._info()) | {"seconds": round(time.monotonic() - self._since, 3)}
+            parts.commit(self._run.store, self._stage.name, self._shard, self._stage.schema, rows, self._pixels, info)
+            self._rows, self._pixels, self._bytes = [], {}, 0
+            self._committed(self._stage.name, len(rows))

@@ -1,0 +1,229 @@
+"""A worker process, ``python -m synthvlm.worker IN OUT``: the only code on a device. Loads once, then does shards.
+
+It reads commands and writes events, JSON lines both, on two private pipes; whatever plugins print goes to the log. When the
+parent goes away, or says stop, everything that is finished is committed before it leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from synthvlm import parts
+from synthvlm.errors import SynthVLMError
+from synthvlm.plugins import discover
+from synthvlm.run import RunDirectory, Stage
+from synthvlm.stages.batching import DeviceLost
+from synthvlm.stages.writer import PartWriter
+
+log = logging.getLogger("synthvlm.worker")
+GRACE = 3.0
+"""Seconds that the batch in flight gets to finish after a stop."""
+_BACKLOG = 4
+
+
+class Context:
+    """What a stage's code needs of its worker: the run, writers, work in the background, and word to the parent."""
+
+    def __init__(self, job: dict[str, Any], tell: Callable[..., None]) -> None:
+        self.run = RunDirectory.open(job["run"])
+        self.connection = self.run.connect(threads=1)
+        self.threads = int(job.get("threads") or 1)
+        self._job, self._tell = job, tell
+        self._stop = threading.Event()
+        self._writers: dict[str, PartWriter] = {}
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._pending: list[Future[None]] = []
+        self.versions: dict[str, str] = {}
+
+    def pending(self, stage: Stage, shard: int) -> list[dict[str, Any]]:
+        """Return the shard's rows still to be made, as the run directory has it now."""
+        return self.run.pending_rows(self.connection, stage, shard, self._job.get("retry_failed", False))
+
+    def writer(self, stage: Stage) -> PartWriter:
+        """Return the stage's writer."""
+        if stage.name not in self._writers:
+            seconds = float(self._job.get("commit_seconds", 60))
+            self._writers[stage.name] = PartWriter(self.run, stage, seconds, self._info, lambda name, rows: self._tell("committed", stage=name, rows=rows))
+        return self._writers[stage.name]
+
+    def _info(self) -> dict[str, Any]:
+        device = self._job.get("device_name") or self._job["device"]
+        return {"host": socket.gethostname(), "pid": os.getpid(), "device": device, "threads": self.threads, "versions": self.versions}
+
+    def begin(self, keys: Sequence[str]) -> None:
+        """Tell the parent which rows are in flight."""
+        self._tell("begin", keys=list(keys))
+
+    def progress(self, stage: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Tell the parent of finished rows."""
+        failed = [{"class": r["error_class"], "error": r["error"], "id": r["id"]} for r in rows if r.get("error")]
+        self._tell("rows", stage=stage, made=len(rows) - len(failed), failed=failed)
+
+    def damaged(self, row: dict[str, Any]) -> None:
+        """Set aside the part whose pixels do not match their digest, and tell the parent."""
+        stage = row["tar"].split("/", 1)[0]
+        for part in parts.list_parts(self.run.store, stage):
+            try:
+                names_it = parts.part_info(self.run.store, part).get("tar") == row["tar"]
+            except (OSError, ValueError):
+                continue
+            if names_it:
+                with contextlib.suppress(FileNotFoundError):
+                    parts.set_aside(self.run.store, part)
+                    self._tell("damaged", part=part.path)
+
+    def stopping(self) -> bool:
+        """Say whether to stop after this batch."""
+        return self._stop.is_set()
+
+    def later(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do ``work`` in the background, in order. What went wrong there is raised here, at the next call."""
+        while self._pending and (self._pending[0].done() or len(self._pending) >= _BACKLOG):
+            self._pending.pop(0).result()
+        self._pending.append(self._background.submit(work, *arguments))
+
+    def wait(self) -> None:
+        """Wait until the background has nothing to do."""
+        while self._pending:
+            self._pending.pop(0).result()
+
+    def stop(self) -> None:
+        """Ask the stage's code to return after its batch."""
+        self._stop.set()
+
+    def flush(self) -> None:
+        """Commit everything that is finished: scores first, since images whose losers were dropped need them."""
+        for writer in sorted(self._writers.values(), key=lambda w: w._stage.kind == "generate"):
+            writer.flush()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a worker on the pipes whose file descriptors are given."""
+    commands = os.fdopen(int(arguments[0]), "r", encoding="utf-8")
+    events = os.fdopen(int(arguments[1]), "w", encoding="utf-8")
+    os.dup2(2, 1)  # a plugin that prints writes to the log, not into the protocol
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says stop
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    lock = threading.Lock()
+
+    def tell(event: str, **facts: Any) -> None:
+        with contextlib.suppress(BrokenPipeError, ValueError), lock:
+            events.write(json.dumps({"event": event, **facts}) + "\n")
+            events.flush()
+
+    job = json.loads(commands.readline() or "null")
+    if job is None:
+        return 0
+    inbox: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    try:
+        context = Context(job, tell)
+        threading.Thread(target=_listen, args=(commands, inbox, context), daemon=True).start()
+        signal.signal(signal.SIGTERM, lambda *_: _leave_soon(inbox, context))
+        work = _load(job, context)
+    except SynthVLMError as error:
+        tell("load_failed", error=error.message, hint=error.hint)
+        return 2
+    except Exception as error:
+        log.exception("loading failed")
+        tell("load_failed", error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", hint=None)
+        return 2
+    try:
+        while (command := inbox.get()) is not None and not context.stopping():
+            work(command["shard"], frozenset(command.get("suspects", ())))
+            if context.stopping():
+                break
+            context.later(lambda shard=command["shard"]: tell("shard_done", shard=shard))
+        context.wait()
+        context.flush()
+    except DeviceLost as error:
+        log.error("the device is lost: %s", error)
+        context.flush()
+        return 4
+    except SynthVLMError as error:
+        tell("fatal", error=error.message, hint=error.hint)
+        return 2
+    except Exception as error:
+        log.exception("the worker failed")
+        with contextlib.suppress(Exception):
+            context.flush()
+        tell("fatal", error=f"the worker failed: {type(error).__name__}: {error}", hint=None)
+        return 1
+    return 0
+
+
+def _listen(commands: Any, inbox: queue.Queue[dict[str, Any] | None], context: Context) -> None:
+    """Pass commands on; at a stop, or when the parent is gone, see to it that this process ends soon."""
+    for line in commands:
+        command = json.loads(line)
+        if command.get("stop"):
+            break
+        inbox.put(command if "shard" in command else None)
+    _leave_soon(inbox, context)
+
+
+def _leave_soon(inbox: queue.Queue[dict[str, Any] | None], context: Context) -> None:
+    context.stop()
+    inbox.put(None)
+    threading.Thread(target=_last_resort, args=(context,), daemon=True).start()
+
+
+def _last_resort(context: Context) -> None:
+    """The batch in flight may take minutes: commit what is finished and go."""
+    time.sleep(GRACE)
+    with contextlib.suppress(Exception):
+        context.flush()
+    os._exit(0)
+
+
+def _load(job: dict[str, Any], context: Context) -> Callable[[int, frozenset[str]], None]:
+    """Load the job's models; return what does one shard."""
+    from synthvlm.stages.best import best_shard
+    from synthvlm.stages.generate import generate_shard
+    from synthvlm.stages.score import Scorers, score_shard
+
+    started = time.monotonic()
+    registry = discover()
+    stages = [context.run.stage(name) for name in job["stages"]]
+    devices = [job["device"]]
+    objects: dict[str, Any] = {}
+    for stage in stages:
+        kind = "generator" if stage.kind == "generate" else "scorer"
+        loaded = [registry.create(kind, p["name"], p["options"]).load(devices) for p in job["plugins"][stage.name]]
+        objects[stage.name] = loaded[0] if kind == "generator" else Scorers(loaded)
+    context.versions = _versions()
+    cards = {s.name: objects[s.name].cards for s in stages if s.kind == "score"}
+    columns = {s.name: objects[s.name].columns for s in stages if s.kind == "score"}
+    context._tell("ready", seconds=round(time.monotonic() - started, 2), cards=cards, columns=columns)
+    for stage in stages:  # columns and cards are known only once a scorer is loaded
+        if stage.kind == "score":
+            stage.columns, stage.cards = columns[stage.name], cards[stage.name]
+    first = stages[0]
+    if len(stages) == 2:
+        return lambda shard, suspects: best_shard(context, first, objects[first.name], stages[1], objects[stages[1].name], shard, suspects)
+    if first.kind == "generate":
+        return lambda shard, suspects: generate_shard(context, first, objects[first.name], shard, suspects)
+    return lambda shard, suspects: score_shard(context, first, objects[first.name], shard, suspects)
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the libraries that are in use, for the record."""
+    names = ("torch", "diffusers", "transformers", "open_clip", "PIL", "numpy", "synthvlm")
+    found = {n: str(getattr(sys.modules[n], "__version__", "?")) for n in names if n in sys.modules}
+    return found | {"python": platform.python_version()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

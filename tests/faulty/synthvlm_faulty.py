@@ -1,0 +1,117 @@
+"""Models for the tests: they cost nothing, and captions tell them to misbehave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageStat
+
+import synthvlm
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's own is."""
+
+
+def _obey(caption: str, marks: str) -> Any:
+    """Do what a caption says: ``raise``, ``fail``, ``die``, ``die-once``, ``exit``, ``print``."""
+    if "raise" in caption:
+        raise ValueError(f"cannot draw {caption!r}")
+    if "fail" in caption:
+        return synthvlm.Failed("will not draw this", "Refused")
+    if "die-once" in caption:
+        mark = Path(marks) / "died"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    elif "die" in caption:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "print" in caption:
+        print("a plugin that prints")
+    return None
+
+
+@dataclass(frozen=True)
+class Cheap:
+    """Flat colours with a gradient; every batch takes ``seconds``."""
+
+    size: int = 16
+    batch_size: int = synthvlm.option(4, ge=1)
+    seconds: float = synthvlm.runtime(0.0)
+    marks: str = synthvlm.runtime("/nonexistent", help="folder for what must be remembered across deaths")
+    memory: int = synthvlm.runtime(1_000_000, help="largest batch that fits")
+
+    def load(self, devices: Sequence[str]) -> Any:
+        return Drawing(self)
+
+
+class Drawing:
+    """The loaded model."""
+
+    def __init__(self, options: Cheap) -> None:
+        self.options, self.batch_size = options, options.batch_size
+
+    def generate(self, batch: Sequence[synthvlm.ImageRequest]) -> list[Any]:
+        o = self.options
+        assert len(batch) == self.batch_size, "the worker pads"
+        if len(batch) > o.memory:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        time.sleep(o.seconds)
+        out = []
+        for r in batch:
+            bad = _obey(r.caption, o.marks)
+            base = Image.linear_gradient("L").resize((o.size, o.size))
+            image = Image.merge("RGB", [base.point(lambda v, s=s: (v + s) % 256) for s in r.seed.to_bytes(4, "big")[:3]])
+            out.append(bad or synthvlm.GeneratedImage(image, cut_tokens=len(r.caption) // 50, note="long" if len(r.caption) > 100 else None))
+        return out
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """Mean brightness and a number from the caption."""
+
+    seconds: float = synthvlm.runtime(0.0)
+    scale: float = 1.0
+
+    def load(self, devices: Sequence[str]) -> Any:
+        return Measuring(self)
+
+
+class Measuring:
+    """The loaded scorer."""
+
+    columns = ("clip", "ssim")
+    cards = {"clip": {"metric": "mean of the pixels"}, "ssim": {"metric": "mean of the first channel"}}
+
+    def __init__(self, options: Brightness) -> None:
+        self.options, self.batch_size = options, 8
+
+    def score(self, batch: Sequence[synthvlm.ScoreRequest]) -> list[Any]:
+        time.sleep(self.options.seconds)
+        out = []
+        for r in batch:
+            assert r.image is not None and r.caption is not None
+            if "unscorable" in r.caption:
+                out.append(synthvlm.Failed("no score for this", "Refused"))
+                continue
+            mean = ImageStat.Stat(r.image).mean
+            out.append({"clip": self.options.scale * sum(mean) / 765, "ssim": mean[0] / 255})
+        return out
+
+
+@synthvlm.hookimpl
+def register_generators(register: Any) -> None:
+    """Register the model."""
+    register("cheap", Cheap)
+
+
+@synthvlm.hookimpl
+def register_scorers(register: Any) -> None:
+    """Register the scorer."""
+    register("brightness", Brightness)
