@@ -6,7 +6,9 @@ Safe at any time: the merged part is committed before the small ones go, and a r
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,7 +42,7 @@ def compact(run: RunDirectory, stage: Stage, drop_stale: bool = False) -> tuple[
 
 def _wanted_keys(run: RunDirectory, stage: Stage) -> pa.Array:
     with run.connect() as db:
-        return db.execute(f"SELECT key FROM {run.wanted_sql(stage)}").to_arrow_table()["key"].combine_chunks()
+        return db.sql(f"SELECT key FROM {run.wanted_sql(stage)}").to_arrow_table()["key"].combine_chunks()
 
 
 def _groups(run: RunDirectory, found: list[Part], least: int) -> Iterator[list[Part]]:
@@ -74,7 +76,7 @@ def _merge(run: RunDirectory, stage: Stage, group: list[Part], wanted: pa.Array 
         table = table.filter(pc.is_in(table["key"], value_set=wanted))
     first, last = min(p.first for p in group), max(p.last for p in group)
     stem = f"{parts.folder(stage.name, first)}/{first:06d}-{last:06d}"
-    info = {"merged": [parts.part_info(store, p) for p in group]}
+    info: dict[str, object] = {"merged": [leaf for p in group for leaf in _leaves(parts.part_info(store, p))]}
     table = table.sort_by([("row", "ascending"), ("candidate", "ascending")])
     new = None
     if table.num_rows:
@@ -82,9 +84,17 @@ def _merge(run: RunDirectory, stage: Stage, group: list[Part], wanted: pa.Array 
             table, pixels = _merge_pixels(run, stem, table)
             info |= pixels
         new = parts.write_table(store, stem, table, info)
-    for part in group:
-        if part.path != new:
-            store.remove(part.path)
+    replaced = [(part.path, parts.part_info(store, part).get("tar")) for part in group if part.path != new]
+    for path, _ in replaced:
+        store.remove(path)
+    for _, tar in replaced:
+        if tar and tar != info.get("tar"):
+            store.remove(tar)
+
+
+def _leaves(info: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what was noted beside the rows of each part that a part is made of."""
+    return info.get("merged") or [{k: v for k, v in info.items() if not k.startswith("tar")}]
 
 
 def _once(table: pa.Table) -> pa.Table:
@@ -95,7 +105,7 @@ def _once(table: pa.Table) -> pa.Table:
     return table.take(first["_n_first"].combine_chunks().sort()).drop_columns(["_failed", "_n"])
 
 
-def _merge_pixels(run: RunDirectory, stem: str, table: pa.Table) -> tuple[pa.Table, dict[str, object]]:
+def _merge_pixels(run: RunDirectory, stem: str, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
     """Copy the rows' pixels, byte for byte, into one tar; return the table pointing to it and what to note of it."""
     rows = table.select(["row", "candidate", "tar", "offset", "bytes", "sha256"]).to_pylist()
     members = []
@@ -126,8 +136,6 @@ def _drop_orphans(run: RunDirectory, stage: Stage) -> None:
 
     Only old ones: a worker of another process may be between the two writes right now.
     """
-    import time
-
     named = {parts.part_info(run.store, p).get("tar") for p in parts.list_parts(run.store, stage.name)}
     for folder in [f for f in run.store.list(stage.name) if f.isdigit()]:
         for name in run.store.list(f"{stage.name}/{folder}", ".tar"):

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -203,9 +203,6 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
     Returns the tally of the first stage and how many parts were found damaged on the way.
     """
     first = prepared[0].stage
-    for line in _check_pixels(run, first):
-        _tell(execution, "damaged", {"part": line})
-    pending = _pending_shards(run, first, execution)
     damaged = 0
 
     def hear(kind: str, facts: dict[str, Any]) -> None:
@@ -215,31 +212,45 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
         damaged += kind == "damaged"
         _tell(execution, kind, facts)
 
-    if pending:
-        devices = execution.resolved_devices()
-        job = Job(
-            run=run.root,
-            stages=[p.stage.name for p in prepared],
-            plugins={p.stage.name: p.plugins for p in prepared},
-            devices=devices,
-            threads=first.runtime["threads"],
-            python=execution.python,
-            retry_failed=execution.retry_failed,
-            max_failures=execution.max_failures,
-            commit_seconds=execution.commit_seconds,
-        )
-        if execution.listener:
-            execution.listener.start(first.name, sum(n for _, n in pending), devices)
-        logs = os.path.join(run.store.root, "logs") if run.store.is_local else os.path.join(os.getcwd(), "synthvlm-logs")
-        try:
-            LocalExecutor(job, logs, hear, lambda shard, key, reason: _set_row_aside(run, first, shard, key, reason)).run([s for s, _ in pending])
-        finally:
-            if execution.listener:
-                execution.listener.finish()
+    for line in _check_pixels(run, first):
+        _tell(execution, "damaged", {"part": line})
+    pending = _pending_shards(run, first, execution)
+    worked = bool(pending)
+    while pending:
+        _work(run, prepared, execution, pending, hear)
+        before, pending = pending, [] if execution.retry_failed else _pending_shards(run, first, execution)
+        if sum(n for _, n in pending) >= sum(n for _, n in before):
+            break  # what is left cannot be made now: its source turned out damaged
+    if worked:
         for p in prepared:
             with contextlib.suppress(RunLocked):  # another process is at it
                 compact(run, p.stage)
     return run.tally(first) | {"damaged_parts": damaged}
+
+
+def _work(run: RunDirectory, prepared: list[Prepared], execution: Execution, pending: list[tuple[int, int]], hear: Callable[[str, dict[str, Any]], None]) -> None:
+    """Have the executor do the pending shards."""
+    first = prepared[0].stage
+    devices = execution.resolved_devices()
+    job = Job(
+        run=run.root,
+        stages=[p.stage.name for p in prepared],
+        plugins={p.stage.name: p.plugins for p in prepared},
+        devices=devices,
+        threads=first.runtime["threads"],
+        python=execution.python,
+        retry_failed=execution.retry_failed,
+        max_failures=execution.max_failures,
+        commit_seconds=execution.commit_seconds,
+    )
+    logs = os.path.join(run.store.root, "logs") if run.store.is_local else os.path.join(os.getcwd(), "synthvlm-logs")
+    if execution.listener:
+        execution.listener.start(first.name, sum(n for _, n in pending), devices)
+    try:
+        LocalExecutor(job, logs, hear, lambda shard, key, reason: _set_row_aside(run, first, shard, key, reason)).run([s for s, _ in pending])
+    finally:
+        if execution.listener:
+            execution.listener.finish()
 
 
 def _pending_shards(run: RunDirectory, stage: Stage, execution: Execution) -> list[tuple[int, int]]:

@@ -140,7 +140,9 @@ def read_image_bytes(uri: str, *, allow_urls: bool = False, max_bytes: int = MAX
     except IsADirectoryError as error:
         raise ImageError(f"{uri} is a folder, not an image") from error
     except ImportError as error:
-        raise ImageError(f"{uri} needs a package that is not installed: {error}", "install it beside synthvlm, or copy the file here") from error
+        raise ImageError(
+            f"{uri} needs a package that is not installed: {error}", "install it beside synthvlm, or copy the file here"
+        ) from error
     except (OSError, ValueError, tarfile.TarError) as error:
         raise ImageError(f"{uri} cannot be read: {_reason(error)}") from error
     return _bounded(uri, data, len(data), max_bytes)

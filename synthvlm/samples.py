@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import fsspec
@@ -74,11 +75,14 @@ def ingest(run: RunDirectory, source: str, *, on_duplicate: str = "error", limit
         with tempfile.TemporaryDirectory(prefix="synthvlm-") as scratch, duckdb.connect() as db:
             db.execute(f"SET temp_directory = '{scratch}'")
             result = Ingested(path)
-            with run.store.writer(f"logs/rejected-{index}.jsonl") as rejects:
-                records: Iterable[Sample | BadRecord] = read_captions(source, **reader)
-                staged = _stage(islice(records, limit) if limit else records, Path(scratch), result, rejects)
+            rejects = Path(scratch) / "rejected.jsonl"
+            records: Iterable[Sample | BadRecord] = read_captions(source, **reader)
+            staged = _stage(islice(records, limit) if limit else records, Path(scratch), result, rejects)
             if not staged:
-                raise InputError(f"{source}: no usable caption in it", _first_reject(run, index))
+                raise InputError(f"{source}: no usable caption in it", _first_reject(rejects))
+            if result.rejected:
+                with run.store.writer(f"logs/rejected-{index}.jsonl") as out, rejects.open("rb") as found:
+                    shutil.copyfileobj(found, out)
             _identify(db, staged, source, on_duplicate, result)
             _merge(run, db, index, path, result)
         print_now.setdefault("sha256", _sha256(path))
@@ -87,15 +91,20 @@ def ingest(run: RunDirectory, source: str, *, on_duplicate: str = "error", limit
         return result
 
 
-def _stage(records: Iterable[Sample | BadRecord], scratch: Path, result: Ingested, rejects: Any) -> list[str]:
+def _stage(records: Iterable[Sample | BadRecord], scratch: Path, result: Ingested, rejects: Path) -> list[str]:
     """Write the usable records to scratch Parquet files, the others, with their reason, to ``rejects``."""
+    with rejects.open("w", encoding="ascii") as out:
+        return _stage_chunks(records, scratch, result, out)
+
+
+def _stage_chunks(records: Iterable[Sample | BadRecord], scratch: Path, result: Ingested, rejects: IO[str]) -> list[str]:
     files: list[str] = []
     for chunk in _chunks(records, 50_000):
         rows = []
         for n, record in chunk:
             if isinstance(record, BadRecord):
                 result.rejected += 1
-                rejects.write((json.dumps(asdict(record), ensure_ascii=True) + "\n").encode())
+                rejects.write(json.dumps(asdict(record), ensure_ascii=True) + "\n")
             else:
                 meta = json.dumps(dict(record.meta), ensure_ascii=False, sort_keys=True, default=str) if record.meta else None
                 rows.append((n, record.line, record.id, record.caption, record.image, meta))
@@ -150,10 +159,10 @@ def _merge(run: RunDirectory, db: duckdb.DuckDBPyConnection, source: int, path: 
     for (number,) in db.execute(f"SELECT DISTINCT row // {SAMPLES_PER_FILE} FROM edited ORDER BY 1").fetchall():
         rows = (number * SAMPLES_PER_FILE, (number + 1) * SAMPLES_PER_FILE)
         patched = ", ".join(f"CASE WHEN e.id IS NULL THEN k.{c} ELSE e.{c} END AS {c}" for c in _TRACKED)
-        _write(run, number, db.execute(f"SELECT k.row, k.id, {patched}, k.source FROM {run.samples_sql(rows)} k LEFT JOIN edited e USING (id) ORDER BY k.row").to_arrow_table())
+        _write(run, number, db.sql(f"SELECT k.row, k.id, {patched}, k.source FROM {run.samples_sql(rows)} k LEFT JOIN edited e USING (id) ORDER BY k.row").to_arrow_table())
     base = run.sample_count()
     result.added = db.execute(f"SELECT count(*) FROM incoming i ANTI JOIN {known} k USING (id)").fetchall()[0][0]
-    fresh = db.execute(f"""SELECT row_number() OVER (ORDER BY n) - 1 + {base} AS row, id, caption, image, meta, {source} AS source
+    fresh = db.sql(f"""SELECT row_number() OVER (ORDER BY n) - 1 + {base} AS row, id, caption, image, meta, {source} AS source
         FROM incoming i ANTI JOIN {known} k USING (id) ORDER BY n""").to_arrow_reader(SAMPLES_PER_FILE)
     held = _last_file(run, base)
     number = base // SAMPLES_PER_FILE
@@ -172,7 +181,7 @@ def _last_file(run: RunDirectory, base: int) -> pa.Table:
         return SCHEMA.empty_table()
     with run.connect() as c:
         rows = (base // SAMPLES_PER_FILE * SAMPLES_PER_FILE, base)
-        return c.execute(f"SELECT row, id, caption, image, meta, source FROM {run.samples_sql(rows)} ORDER BY row").to_arrow_table().cast(SCHEMA)
+        return c.sql(f"SELECT row, id, caption, image, meta, source FROM {run.samples_sql(rows)} ORDER BY row").to_arrow_table().cast(SCHEMA)
 
 
 def _write(run: RunDirectory, number: int, table: pa.Table) -> None:
@@ -210,9 +219,7 @@ def _sha256(path: str) -> str:
     return sha.hexdigest()
 
 
-def _first_reject(run: RunDirectory, index: int) -> str:
-    lines = run.store.read(f"logs/rejected-{index}.jsonl").splitlines() if run.store.exists(f"logs/rejected-{index}.jsonl") else []
-    if not lines:
-        return "it is empty"
-    first = json.loads(lines[0])
-    return f"the first problem: line {first['line']}, {first['field']}: {first['reason']}"
+def _first_reject(rejects: Path) -> str:
+    with rejects.open(encoding="ascii") as lines:
+        first = json.loads(next(lines, "null"))
+    return f"the first problem: line {first['line']}, {first['field']}: {first['reason']}" if first else "it is empty"

@@ -105,7 +105,7 @@ def select(
             "terms": {c: _term(db, c, w, keep) for c, w in weights.items()},
         }
         with run.store.writer(f"selections/{name}.parquet") as out:
-            rows = db.execute("SELECT * EXCLUDE (tar, \"offset\", stored) FROM selected ORDER BY total DESC, id, candidate").to_arrow_reader(10_000)
+            rows = db.sql("SELECT * EXCLUDE (tar, \"offset\", stored) FROM selected ORDER BY total DESC, id, candidate").to_arrow_reader(10_000)
             with pq.ParquetWriter(out, rows.schema, compression="zstd") as writer:
                 for batch in rows:
                     writer.write_batch(batch)

@@ -85,6 +85,16 @@ class Context:
                     parts.set_aside(self.run.store, part)
                     self._tell("damaged", part=part.path)
 
+    def relocate(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the row with the place where its pixels are now, or None if nothing else holds them."""
+        stage = self.run.stage(row["tar"].split("/", 1)[0])
+        found = self.run.parts_sql(stage, (row["row"], row["row"] + 1), 'sha256, id, tar, "offset"')
+        if found is None:
+            return None
+        with self.run.connect(threads=1) as db:
+            places = db.execute(f'SELECT tar, "offset" FROM {found} WHERE sha256 = ? AND id = ? AND tar != ?', [row["sha256"], row["id"], row["tar"]]).fetchall()
+        return row | {"tar": places[0][0], "offset": places[0][1]} if places else None
+
     def stopping(self) -> bool:
         """Say whether to stop after this batch."""
         return self._stop.is_set()
@@ -103,6 +113,12 @@ class Context:
     def stop(self) -> None:
         """Ask the stage's code to return after its batch."""
         self._stop.set()
+
+    def close(self) -> None:
+        """Commit everything that is finished and let go of the run."""
+        self.wait()
+        self.flush()
+        self.connection.close()
 
     def flush(self) -> None:
         """Commit everything that is finished: scores first, since images whose losers were dropped need them."""
@@ -146,8 +162,7 @@ def main(arguments: Sequence[str]) -> int:
             if context.stopping():
                 break
             context.later(lambda shard=command["shard"]: tell("shard_done", shard=shard))
-        context.wait()
-        context.flush()
+        context.close()
     except DeviceLost as error:
         log.error("the device is lost: %s", error)
         context.flush()

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from synthvlm import images, parts
-from synthvlm.run import RunDirectory, Stage, image_seed, row_key
+from synthvlm.run import RunDirectory, Stage, fetch, image_seed, row_key
 from synthvlm.samples import ingest
 
 COLORS = {"red": "#d7372f", "blue": "#2f6fd7", "green": "#3a9d4b", "yellow": "#e8c22e", "purple": "#8547b8", "orange": "#e8842e", "white": "#f4f4f4", "black": "#222"}
@@ -135,6 +135,9 @@ def _score(run: RunDirectory, made: Stage, name: str, side: int) -> None:
 def _pending(run: RunDirectory, stage: Stage) -> Iterable[tuple[int, list[dict[str, Any]]]]:
     with run.connect(1) as db:
         for shard in range(-(-run.sample_count() // stage.shard_size)):
-            rows = run.pending_rows(db, stage, shard)
+            # Of the wanted rows rather than the pending ones: an image whose pixels were not kept was scored before they went.
+            rows = (shard * stage.shard_size, (shard + 1) * stage.shard_size)
+            have = run.parts_sql(stage, rows, "key") or "(SELECT '' AS key WHERE false)"
+            rows = fetch(db, f"SELECT *, 0 AS tries FROM {run.wanted_sql(stage, rows)} ANTI JOIN {have} USING (key) ORDER BY row, candidate")
             if rows:
                 yield shard, rows

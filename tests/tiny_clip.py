@@ -1,6 +1,6 @@
-"""Make a tiny CLIP checkpoint with random weights in open_clip's directory layout: ``python tests/tiny_clip.py DIRECTORY``.
+"""Make a tiny CLIP checkpoint with random weights in open_clip's directory layout: ``python -m tests.tiny_clip DIR``.
 
-0.2 MB, made in a second: 32-pixel images, 16-token captions, a letter-by-letter tokenizer. It loads as any open_clip directory
+0.3 MB, made in a second: 32-pixel images, 16-token captions, a letter-by-letter tokenizer. It loads as any open_clip directory
 does (``local-dir:``), so what is tested on it is the code that real models go through. Its scores mean nothing.
 """
 

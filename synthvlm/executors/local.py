@@ -176,7 +176,11 @@ class LocalExecutor:
             raise WorkerError(f"workers keep dying ({how}) before they do anything: {worker.tail()}", f"the log: {worker.log}")
         shard = worker.shards[0]
         for key in schedule.died(worker.shards, worker.in_flight):
-            self._set_aside(shard, key, f"its worker died of it repeatedly ({how}); log: {worker.log.name}")
+            reason = f"its worker died of it repeatedly ({how}); log: {worker.log.name}"
+            self._set_aside(shard, key, reason)
+            facts = {"made": 0, "failed": [{"class": "WorkerDied", "error": reason, "id": key}], "device": worker.device}
+            self._listener("rows", facts)
+            schedule.record(0, facts["failed"])
         self._listener("died", {"device": worker.device, "how": how, "log": str(worker.log)})
         fresh = _Worker(worker.number, worker.device, self._job, self._logs, self._inbox)
         self._workers.append(fresh)

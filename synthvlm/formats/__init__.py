@@ -36,7 +36,17 @@ _READERS = {
     "text": read_text,
 }
 FORMATS = tuple(_READERS)
-_ENDINGS = {"json": "json", "jsonl": "jsonl", "ndjson": "jsonl", "csv": "csv", "tsv": "tsv", "parquet": "parquet", "pq": "parquet", "txt": "text", "text": "text"}
+_ENDINGS = {
+    "json": "json",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "csv": "csv",
+    "tsv": "tsv",
+    "parquet": "parquet",
+    "pq": "parquet",
+    "txt": "text",
+    "text": "text",
+}
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lzma", ".zip")
 _HEAD = 1 << 16
 

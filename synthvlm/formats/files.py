@@ -17,7 +17,12 @@ CHUNK = 1 << 18
 LONGEST = 1 << 26
 """Bytes that one line or value may have: beyond it the file is not what it is taken for (a quotation mark is missing, say)."""
 
-_WIDE_BOMS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
+_WIDE_BOMS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
 @contextmanager
@@ -31,7 +36,9 @@ def open_source(source: str) -> Iterator[IO[bytes]]:
     try:
         opener = fsspec.open(source, "rb", compression="infer")
     except ImportError as error:
-        raise InputError(f"{source} needs a package that is not installed: {error}", "install it beside synthvlm, or copy the file here") from error
+        raise InputError(
+            f"{source} needs a package that is not installed: {error}", "install it beside synthvlm, or copy the file here"
+        ) from error
     except ValueError as error:  # an unknown kind of URL, or of packing
         raise InputError(f"{source} cannot be opened: {error}", "copy the file here and unpack it") from error
     try:
@@ -76,7 +83,9 @@ def text_lines(source: str, file: IO[bytes]) -> Iterator[tuple[int, str]]:
             number += 1
             yield number, _decoded(source, number, raw)
         if len(rest) > LONGEST:
-            raise InputError(f"{source}, line {number + 1} is longer than {LONGEST >> 20} MiB", "is this a text file with one record a line?")
+            raise InputError(
+                f"{source}, line {number + 1} is longer than {LONGEST >> 20} MiB", "is this a text file with one record a line?"
+            )
     if rest:
         yield number + 1, _decoded(source, number + 1, rest)
 

@@ -79,7 +79,9 @@ class ArrayScanner:
                     depth += 1
                     if depth > _DEEPEST:
                         where = line + data.count(b"\n", counted, start)
-                        raise InputError(f"{self._source}, line {where}: lists and objects nest more than {_DEEPEST} deep", "flatten that record")
+                        raise InputError(
+                            f"{self._source}, line {where}: lists and objects nest more than {_DEEPEST} deep", "flatten that record"
+                        )
                 # At depth 1 an element starts here, unless the array closes at once.
                 if depth == 1 and (kind is None or data[end] != 0x5D):
                     line += data.count(b"\n", counted, end)
@@ -96,7 +98,8 @@ class ArrayScanner:
         first_line, self.line, self.depth = self.line, line + data.count(b"\n", counted, end), depth
         if len(self.held) > LONGEST:
             raise InputError(
-                f"{self._source}, line {self.line}: a value of more than {LONGEST >> 20} MiB starts here", "is a quotation mark missing on that line?"
+                f"{self._source}, line {self.line}: a value of more than {LONGEST >> 20} MiB starts here",
+                "is a quotation mark missing on that line?",
             )
         try:
             data[:end].decode()
@@ -111,13 +114,18 @@ class ArrayScanner:
         """Raise InputError unless the array was closed and nothing follows it."""
         if self.depth > 0:
             after = f" within or after the record on line {self.lines[-1]}" if self.lines else ""
-            raise InputError(f"{self._source}, line {self.line}: the file ends before its array does{after}", "it was cut off: write it again, or close it with ]")
+            raise InputError(
+                f"{self._source}, line {self.line}: the file ends before its array does{after}",
+                "it was cut off: write it again, or close it with ]",
+            )
         if self.held.strip():
             raise InputError(f"{self._source}, line {self.line}: something follows the end of the array", "delete what follows the last ]")
 
     def _check_numbers(self, token: bytes, line: int) -> None:
         if _LONG_NUMBER.search(_STRINGS.sub(b'""', token)):
-            raise InputError(f"{self._source}, line {line}: a number of more than {_MOST_DIGITS:,} digits", "write it as a text, in quotation marks")
+            raise InputError(
+                f"{self._source}, line {line}: a number of more than {_MOST_DIGITS:,} digits", "write it as a text, in quotation marks"
+            )
 
 
 def read_json_array(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | BadRecord]:
@@ -164,7 +172,9 @@ def _checked_head(source: str, scanner: ArrayScanner, chunk: bytes) -> bytes:
             "take the array out of it (such as: jq .annotations IN > OUT), or name the format jsonl if every line is an object",
         )
     if first not in (b"[", b""):
-        raise InputError(f"{source} is not a JSON array: it starts with {first!r}"[:200], 'it should look like [{"id": 1, "caption": "…"}, …]')
+        raise InputError(
+            f"{source} is not a JSON array: it starts with {first!r}"[:200], 'it should look like [{"id": 1, "caption": "…"}, …]'
+        )
     return chunk
 
 
@@ -173,7 +183,10 @@ def _broken(source: str, line: int, problem: Exception) -> InputError:
     reason, *around = str(problem).split("\n")
     reason = reason.partition(" error: ")[2] or reason or type(problem).__name__
     near = f", near: {around[0].strip()}" if around and around[0].strip() else ""
-    return InputError(f"{source}: the record that starts on line {line}, or what follows it, is not JSON: {reason}{near}", "mend it there: a comma, quotation mark or bracket is missing or too many")
+    return InputError(
+        f"{source}: the record that starts on line {line}, or what follows it, is not JSON: {reason}{near}",
+        "mend it there: a comma, quotation mark or bracket is missing or too many",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -28,7 +28,9 @@ def read_jsonl(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample 
             record = decode(line)
         except json.JSONDecodeError as error:
             where = f"{source}, line {number}, column {error.colno}"
-            raise InputError(f"{where}: not JSON: {error.msg}", "every line holds one whole JSON object: mend or delete this one") from error
+            raise InputError(
+                f"{where}: not JSON: {error.msg}", "every line holds one whole JSON object: mend or delete this one"
+            ) from error
         except RecursionError as error:
             raise InputError(f"{source}, line {number}: lists and objects nest too deep", "mend or delete this line") from error
         except ValueError as error:

@@ -32,9 +32,14 @@ def read_csv(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | 
             row = next(rows, None)
         except csv.Error as error:
             if "end of data" in str(error) or "field limit" in str(error):
-                raise InputError(f"{source}, line {line}: a quotation mark opens here that is never closed", 'close it; within a field write it twice: ""') from error
+                raise InputError(
+                    f"{source}, line {line}: a quotation mark opens here that is never closed",
+                    'close it; within a field write it twice: ""',
+                ) from error
             if header is None:
-                raise InputError(f"{source}, line {line}: the header cannot be read: {error}", "its first line names the columns") from error
+                raise InputError(
+                    f"{source}, line {line}: the header cannot be read: {error}", "its first line names the columns"
+                ) from error
             yield BadRecord(line, None, f'stray quotation mark ({error}); a field that holds some is written "like ""this"""')
             row = []
         if row is None:
@@ -110,7 +115,9 @@ def read_parquet(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sampl
                 number += 1
                 yield fields.sample(record, number)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{source} cannot be read as Parquet: {str(error).splitlines()[0]}", "the file is damaged, cut off, or of another format") from error
+        raise InputError(
+            f"{source} cannot be read as Parquet: {str(error).splitlines()[0]}", "the file is damaged, cut off, or of another format"
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{source}: a text in it is not UTF-8: {error}", "write the file again from valid text") from error
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from synthvlm.worker import Context
 
 Row = dict[str, Any]
+EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
 def request(run_seed: int, row: Row) -> ImageRequest:
@@ -34,7 +35,7 @@ def encode(row: Row, result: Any, batch_size: int, run_seed: int, image_format: 
     except Exception as error:
         return done | {"error": f"the generator's result cannot be stored: {error}", "error_class": type(error).__name__}, None
     done |= {"width": width, "height": height, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    return done | {"cut_tokens": made.cut_tokens, "note": made.note, "stored": True}, (images.EXTENSIONS[image_format], data)
+    return done | {"cut_tokens": made.cut_tokens, "note": made.note, "stored": True}, (EXTENSIONS[image_format], data)
 
 
 def generate_shard(context: Context, stage: Stage, generator: Any, shard: int, suspects: frozenset[str]) -> None:

@@ -112,14 +112,23 @@ def _ahead(pool: ThreadPoolExecutor, context: Context, rows: Sequence[Row], size
 
 def _load(context: Context, row: Row) -> ScoreRequest | Failed | None:
     """Read and decode one stored image; None if its part turned out damaged (its rows will be made again)."""
-    try:
-        data = context.run.store.read(row["tar"], row["offset"], row["bytes"])
-    except OSError:
-        data = b""
-    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+    data = _read(context, row)
+    if data is None:
+        moved = context.relocate(row)  # another process may have merged its part into a larger one
+        data = _read(context, moved) if moved else None
+    if data is None:
         context.damaged(row)
         return None
     return decode(row, data)
+
+
+def _read(context: Context, row: Row) -> bytes | None:
+    """Return a stored image's bytes, or None if they are not what its row says."""
+    try:
+        data = context.run.store.read(row["tar"], row["offset"], row["bytes"])
+    except OSError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == row["sha256"] else None
 
 
 def decode(row: Row, data: bytes) -> ScoreRequest | Failed:

@@ -1,0 +1,101 @@
+"""``synthvlm plan``: everything that can be checked before spending."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import Any
+
+import click
+
+from synthvlm.cli import common
+
+_BYTES_PER_PIXEL = {"jpeg": 0.4, "png": 1.6, "webp": 1.1}
+"""Of photographs, roughly: JPEG 95 at 4:4:4, PNG, lossless WebP."""
+
+
+@click.command("plan")
+@click.argument("captions", required=False)
+@click.option("--recipe", "recipe_path", help="A recipe to check instead of the flags.")
+@click.option("--out", metavar="RUN", help="The run's folder.")
+@click.option("--seed", type=click.IntRange(0))
+@click.option("--fetch", is_flag=True, help="Download what is missing now.")
+@common.input_options
+@common.model_options
+@common.score_options
+@common.select_options
+@common.execution_options
+def command(captions: str | None, recipe_path: str | None, out: str | None, fetch: bool, **flags: Any) -> None:
+    """Check recipe, input, plugins, checkpoints and disk. Nothing runs and no run is made."""
+    from synthvlm import recipe
+    from synthvlm.cli import line
+
+    base = recipe.load(recipe_path) if recipe_path else recipe.builtin("synth")
+    whole = line.with_defaults(line.overlay(base, captions, out, flags), captions, flags["model"])
+    click.echo("Recipe:\n" + "".join(f"  {x}\n" for x in whole.to_yaml().splitlines()))
+    problems = _check(whole, flags, fetch)
+    for p in problems:
+        click.secho(f"  problem: {p}", fg="red")
+    if problems:
+        raise SystemExit(2)
+    click.echo("Everything that can be checked beforehand is in order.")
+
+
+def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
+    """Print what is found; return the problems."""
+    from synthvlm.errors import SynthVLMError
+    from synthvlm.execution import prepare_generate, prepare_score
+    from synthvlm.pipeline import Run
+
+    problems: list[str] = []
+    execution = common.execution(flags, quiet=True)
+    with tempfile.TemporaryDirectory(prefix="synthvlm-plan-") as scratch:
+        run = Run.create(os.path.join(scratch, "run"), None, whole.seed)
+        run.execution = execution
+        try:
+            run.add(whole.input.path, **whole.input.model_dump(exclude={"path"}, exclude_none=True))
+            r = run.results["add"]
+            click.echo(f"Input: {r.added:,} captions in {whole.input.path}, {r.rejected:,} unusable, {r.duplicates:,} double ids")
+        except SynthVLMError as error:
+            problems.append(str(error))
+        devices = execution.resolved_devices()
+        click.echo(f"Workers: {len(devices)} ({', '.join(devices)}), {execution.threads_each()} threads each")
+        g = whole.first("generate")
+        s = whole.first("score")
+        try:
+            if g is not None:
+                settings = {"preset": g.preset, "repeat": g.repeat, "image_format": g.image_format, "quality": g.quality, "name": g.name}
+                made = prepare_generate(run, g.model, options=g.options, execution=execution, fetch=fetch, **settings)
+                _tell(made)
+                problems += _disk(whole.out, made.stage, run.sample_count(), g)
+                if whole.out and os.path.exists(os.path.join(whole.out, "run.json")):
+                    prepare_generate(Run.open(whole.out), g.model, options=g.options, execution=execution, fetch=fetch, **settings)
+                if s is not None:
+                    _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch))
+        except SynthVLMError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _tell(prepared: Any) -> None:
+    stage = prepared.stage
+    for plugin in stage.plugins:
+        found = "; ".join(f"{n}: {c['asked']} at {c['revision'][:24]}" for n, c in plugin["checkpoints"].items())
+        click.echo(f"{stage.kind} by {plugin['name']} ({plugin['distribution']} {plugin['version']}) {found}")
+
+
+def _disk(out: str | None, stage: Any, samples: int, step: Any) -> list[str]:
+    """Compare the pixels to come with the free space."""
+    options = stage.plugins[0]["options"]
+    width, height = options.get("width"), options.get("height")
+    if not (width and height):
+        return []
+    kept = samples * (stage.repeat if step.store == "all" else 1)
+    need = kept * int(width) * int(height) * _BYTES_PER_PIXEL[step.image_format]
+    where = out or os.getcwd()
+    while not os.path.exists(where):
+        where = os.path.dirname(os.path.abspath(where))
+    free = shutil.disk_usage(where).free
+    click.echo(f"Images: {samples * stage.repeat:,} ({stage.repeat} per caption, {width}×{height}), about {need / 1e9:.1f} GB kept; {free / 1e9:.0f} GB free")
+    return [f"the images may need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free\n  --store best keeps one per caption"] if need > free else []

@@ -1,0 +1,33 @@
+"""``synthvlm preview``: a few captions through the line, and a page of pictures."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import click
+
+from synthvlm.cli import common
+
+
+@click.command("preview")
+@click.argument("captions", required=False)
+@click.option("--out", metavar="RUN", help="Keep the preview in this folder. [a temporary one]")
+@click.option("--seed", type=click.IntRange(0), help="Seed. [0]")
+@common.input_options
+@common.model_options
+@common.score_options
+@common.select_options
+@common.execution_options
+def command(captions: str | None, out: str | None, **flags: Any) -> None:
+    """Take the first captions (8, or --limit) through the line with the same settings, to look before spending."""
+    from synthvlm import recipe
+    from synthvlm.cli import line
+
+    flags["limit"] = flags["limit"] or 8
+    flags["top"] = flags["top"] or "50%"
+    where = out or tempfile.mkdtemp(prefix="synthvlm-preview-")
+    whole = line.overlay(recipe.builtin("synth"), captions, where, flags)
+    steps = [s for s in whole.steps if s.verb != "export"]
+    run = line.go(line.with_defaults(whole.model_copy(update={"steps": steps}), captions, flags["model"]), flags)
+    click.echo(f"Look at: {run.results['report']}")

@@ -1,0 +1,1 @@
+"""What executes a model. Each module imports its libraries only when something is loaded."""
