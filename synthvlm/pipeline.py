@@ -9,8 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthvlm import export as exporting
-from synthvlm import report as reporting
 from synthvlm import select as selecting
 from synthvlm.errors import RunError
 from synthvlm.execution import Execution, execute, prepare_generate, prepare_score
@@ -92,11 +90,15 @@ class Run(RunDirectory):
 
     def export(self, format: str = "llava", *, selection: str = "default", out: str | None = None) -> Run:
         """Write the selection as a data set; see :func:`synthvlm.export.export`."""
+        from synthvlm import export as exporting
+
         self.results.setdefault("export", {})[format] = exporting.export(self, format, selection=selection, out=out)
         return self
 
     def report(self, *, selection: str = "default") -> Run:
         """Write the page; see :func:`synthvlm.report.report`."""
+        from synthvlm import report as reporting
+
         self.results["report"] = str(reporting.report(self, selection=selection))
         return self
 

@@ -47,6 +47,8 @@ class Context:
         self._background = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: list[Future[None]] = []
         self.versions: dict[str, str] = {}
+        self.shard = -1
+        """The shard at work; the one before may still be on its way to the disk."""
 
     def pending(self, stage: Stage, shard: int) -> list[dict[str, Any]]:
         """Return the shard's rows still to be made, as the run directory has it now."""
@@ -65,7 +67,7 @@ class Context:
 
     def begin(self, keys: Sequence[str]) -> None:
         """Tell the parent which rows are in flight."""
-        self._tell("begin", keys=list(keys))
+        self._tell("begin", shard=self.shard, keys=list(keys))
 
     def progress(self, stage: str, rows: Sequence[dict[str, Any]]) -> None:
         """Tell the parent of finished rows."""
@@ -158,6 +160,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         while (command := inbox.get()) is not None and not context.stopping():
+            context.shard = command["shard"]
             work(command["shard"], frozenset(command.get("suspects", ())))
             if context.stopping():
                 break

@@ -28,7 +28,14 @@ def make_tiny_clip(directory: Path, seed: int = 0, quick_gelu: bool = True, resi
         "embed_dim": 16,
         "quick_gelu": quick_gelu,
         "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": vocabulary, "width": 32, "heads": 2, "layers": 2, "hf_tokenizer_name": "local"},
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": vocabulary,
+            "width": 32,
+            "heads": 2,
+            "layers": 2,
+            "hf_tokenizer_name": "local",
+        },
     }
     preprocess = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28], "interpolation": "bicubic", "resize_mode": resize_mode}
     (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1))
@@ -44,7 +51,12 @@ def _write_tokenizer(directory: Path) -> int:
     from transformers import CLIPTokenizer
 
     symbols = list(string.ascii_lowercase + string.digits + string.punctuation)
-    vocabulary = [*symbols, *(f"{s}</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]  # the end token last: open_clip finds it as the largest
+    vocabulary = [
+        *symbols,
+        *(f"{s}</w>" for s in symbols),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]  # the end token last: open_clip finds it as the largest
     tokenizer = CLIPTokenizer(vocab={token: n for n, token in enumerate(vocabulary)}, merges=[], model_max_length=CONTEXT)
     tokenizer.save_pretrained(directory)
     return len(vocabulary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -119,14 +118,47 @@ class SDXLGenerator(PipelineGenerator):
         captions, generators = [r.caption for r in batch], self.generators(batch)
         arguments = self._arguments | {"generator": generators} | self._prompts[0].arguments(captions)
         if self.refiner is None:
-            images = self.pipeline(**arguments).images
-        else:
-            latents = self.pipeline(**arguments | {"denoising_end": self._split, "output_type": "latent"}).images
-            size = {name: self._arguments.pop(name) for name in ()}  # the refiner takes its size from the latents
-            images = self.refiner(**size, image=latents)
-        return images, [False] * len(batch)
+            return self.pipeline(**arguments).images, [False] * len(batch)
+        # The two share one schedule: the base stops at the split, and the refiner starts there, on latents that still hold
+        # that much noise. (The authors' code gives the refiner denoising_end, so it starts at the top and stops early.)
+        latents = self.pipeline(**arguments | {"denoising_end": self._split, "output_type": "latent"}).images
+        arguments |= self._prompts[1].arguments(captions)
+        for taken_from_latents in ("width", "height"):
+            arguments.pop(taken_from_latents, None)
+        return self.refiner(**arguments, image=latents, denoising_start=self._split).images, [False] * len(batch)
 
 
 def load_sdxl(options: SDXLOptions, devices: Sequence[str]) -> SDXLGenerator:
     """Load a pipeline of the SDXL class, with its refiner and VAE if the options name them."""
-    raise NotImplementedError
+    device = single_device(devices)
+    options = local_options(options)
+    require_family(options.checkpoint, "StableDiffusionXL", "SDXL")
+    if options.refiner:
+        require_family(options.refiner, "StableDiffusionXL", "SDXL")
+
+    from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+
+    components = {} if options.vae is None else {"vae": _load_vae(options.vae, options, device)}
+    # Never a watermark: it would be learnt by whatever trains on the images.
+    base = load_pipeline(StableDiffusionXLPipeline, options.checkpoint, options, device, add_watermarker=False, **components)
+    if not options.refiner:
+        return SDXLGenerator(base, options)
+    components = {} if options.vae is None else {"vae": _load_vae(options.vae, options, device)}
+    refiner = load_pipeline(StableDiffusionXLImg2ImgPipeline, options.refiner, options, device, add_watermarker=False, **components)
+    return SDXLGenerator(base, options, refiner)
+
+
+def require_family(directory: str, prefix: str, name: str) -> None:
+    """Raise CheckpointError unless ``directory`` holds a pipeline whose class starts with ``prefix``."""
+    found = str(read_index(directory).get("_class_name"))
+    if not found.startswith(prefix):
+        raise CheckpointError(f"{directory} is a {found}, not {name}", "the model `diffusers` runs text-to-image pipelines of any class")
+
+
+def _load_vae(directory: str, options: DiffusersOptions, device: str) -> Any:
+    from diffusers import AutoencoderKL
+
+    # A whole pipeline serves too: its VAE is taken.
+    folder = os.path.join(directory, "vae") if os.path.isdir(os.path.join(directory, "vae")) else directory
+    with loading(directory):
+        return AutoencoderKL.from_pretrained(folder, dtype=resolve_dtype(options.dtype, device), local_files_only=True)

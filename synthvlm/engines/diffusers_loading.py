@@ -182,6 +182,8 @@ def denoiser(pipeline: Any) -> Any:
 
 
 def _apply(pipeline: Any, options: DiffusersOptions) -> None:
+    import torch
+
     if options.attention_backend:
         _set_attention(denoiser(pipeline), options.attention_backend)
     if options.compile:
@@ -197,13 +199,7 @@ def _apply(pipeline: Any, options: DiffusersOptions) -> None:
             enable()
     if hasattr(pipeline, "upcast_vae"):
         # Same as the pipeline's own method, which warns at every batch that it is deprecated in favour of this.
-        pipeline.upcast_vae = lambda: pipeline.vae.to(dtype=_float32())
-
-
-def _float32() -> torch.dtype:
-    import torch
-
-    return torch.float32
+        pipeline.upcast_vae = lambda: pipeline.vae.to(dtype=torch.float32)
 
 
 def _set_attention(model: Any, backend: str) -> None:

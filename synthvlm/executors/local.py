@@ -45,6 +45,8 @@ class _Worker:
         self.number, self.device = number, device
         self.shards: list[int] = []
         self.in_flight: list[str] = []
+        self.at_work = -1
+        """The shard of the rows in flight."""
         self.ready = False
         self.barren = True
         """Nothing came of this process yet."""
@@ -145,7 +147,7 @@ class LocalExecutor:
     def _heard(self, worker: _Worker, event: dict[str, Any], schedule: Schedule) -> None:
         kind = event.pop("event")
         if kind == "begin":
-            worker.in_flight = event["keys"]
+            worker.in_flight, worker.at_work = event["keys"], event["shard"]
         elif kind == "rows":
             worker.barren = False
             self._restarts = 0
@@ -153,7 +155,8 @@ class LocalExecutor:
             schedule.record(event["made"], event["failed"])
         elif kind == "shard_done":
             worker.shards.remove(event["shard"])
-            worker.in_flight = [] if not worker.shards else worker.in_flight
+            if worker.at_work == event["shard"]:
+                worker.in_flight = []
             self._listener(kind, event | {"device": worker.device})
             self._feed(worker, schedule)
         elif kind in ("load_failed", "fatal"):
@@ -174,10 +177,9 @@ class LocalExecutor:
             self._restarts += 1
         if self._restarts > _MAX_BARREN_RESTARTS:
             raise WorkerError(f"workers keep dying ({how}) before they do anything: {worker.tail()}", f"the log: {worker.log}")
-        shard = worker.shards[0]
         for key in schedule.died(worker.shards, worker.in_flight):
             reason = f"its worker died of it repeatedly ({how}); log: {worker.log.name}"
-            self._set_aside(shard, key, reason)
+            self._set_aside(worker.at_work, key, reason)
             facts = {"made": 0, "failed": [{"class": "WorkerDied", "error": reason, "id": key}], "device": worker.device}
             self._listener("rows", facts)
             schedule.record(0, facts["failed"])

@@ -50,8 +50,10 @@ _REMEMBERED = 4096
 class ClipScore:
     """Options of CLIPScore, max(cos, 0). The default is the paper's: OpenAI's ViT-B/32 with Hessel's prefix, cut at 77 tokens."""
 
-    checkpoint: str = checkpoint("timm/vit_base_patch32_clip_224.openai", help="open_clip directory, or hub id (name or name@revision)", layout="open_clip")
-    prefix: str = option("A photo depicts ", help="put before every caption; a model that does not know such words wants it empty: -o prefix=")
+    checkpoint: str = checkpoint(
+        "timm/vit_base_patch32_clip_224.openai", help="open_clip directory, or hub id (name or name@revision)", layout="open_clip"
+    )
+    prefix: str = option("A photo depicts ", help="put before every caption; empty (-o prefix=) for a model that does not know such words")
     column: str = option("clip", help="name of the column; the flag of cut captions is NAME_cut", min_length=1)
     dtype: Literal["float32", "bfloat16", "float16"] = option("float32", help="arithmetic of the model")
     batch_size: int = runtime(32, help="rows handed over at a time; it changes no score", ge=1)
@@ -103,7 +105,7 @@ class ClipScorer:
         self.columns = (options.column, f"{options.column}_cut")
         self._options = options
         self._device = device
-        self._chunks = _CHUNKS.get(device.split(":")[0], _CHUNK)
+        self._chunks = _CHUNKS.get(device.partition(":")[0], _CHUNK)
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._remembered: OrderedDict[str, tuple[np.ndarray, bool]] = OrderedDict()
         threads = threads_to_use(options.threads)
@@ -189,10 +191,11 @@ def _open_directory(directory: Path) -> tuple[Any, Callable[[Image], Any], Any, 
     try:
         config = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
         # Without require_pretrained, a directory without weights would score with random ones.
-        model = open_clip.create_model(f"local-dir:{directory}", require_pretrained=True)
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
+        model: Any = open_clip.create_model(f"local-dir:{directory}", require_pretrained=True)
+        tokenizer: Any = open_clip.get_tokenizer(f"local-dir:{directory}")
     except FileNotFoundError as error:
-        raise CheckpointError(f"{directory} is not an open_clip checkpoint: {Path(error.filename or directory).name} is missing", way_on) from error
+        missing = Path(error.filename or directory).name
+        raise CheckpointError(f"{directory} is not an open_clip checkpoint: {missing} is missing", way_on) from error
     except Exception as error:  # whatever open_clip, torch or the tokenizer libraries raise means the same to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"the CLIP model in {directory} cannot be loaded: {reason}", way_on) from error
@@ -211,7 +214,8 @@ def _open_directory(directory: Path) -> tuple[Any, Callable[[Image], Any], Any, 
             "std": list(preprocessing.std),
         },
     }
-    return model, image_transform_v2(preprocessing, is_train=False), tokenizer, _token_counter(tokenizer), facts
+    transform: Any = image_transform_v2(preprocessing, is_train=False)
+    return model, transform, tokenizer, _token_counter(tokenizer), facts
 
 
 def _token_counter(tokenizer: Any) -> Callable[[str], int]:

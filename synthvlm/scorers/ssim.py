@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from synthvlm.sample import ScoreRequest
 
-Interpolation = Literal["bicubic", "lanczos", "bilinear"]
-
 WINDOW = 7
 """Side of the uniform window, in pixels; the smallest side that has a score."""
 
@@ -40,7 +38,7 @@ class SSIMScore:
     """Options of the SSIM scorer: the image is scaled so that its short side is ``side``, back to its own size, and compared."""
 
     side: int = option(224, help="short side that the image is scaled to, in pixels: the input side of the CLIP model", ge=1)
-    interpolation: Interpolation = option("bicubic", help="Pillow's resampling filter, with antialias, for both ways")
+    interpolation: Literal["bicubic", "lanczos", "bilinear"] = option("bicubic", help="Pillow's filter, with antialias, both ways")
     column: str = option("ssim", help="name of the column; the flag is NAME_small", min_length=1)
     batch_size: int = runtime(32, help="images handed over at a time; they are scored one by one", ge=1)
     threads: int = runtime(0, help="threads, an image each; 0: the worker's own number", ge=0)
@@ -105,7 +103,7 @@ class SSIMScorer:
         return dict(zip(self.columns, (value, False), strict=True))
 
 
-def scale_down_and_back(image: Image, side: int, interpolation: Interpolation = "bicubic") -> Image:
+def scale_down_and_back(image: Image, side: int, interpolation: str = "bicubic") -> Image:
     """Scale ``image`` so that its short side is ``side`` pixels, then back to its own size.
 
     The long side is floor(long · side / short), at least ``side``: the rule of torchvision's ``Resize``, which CLIP's own
@@ -138,7 +136,9 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
     import numpy as np
 
     if a.shape != b.shape or a.ndim != 3 or a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise ValueError(f"expected two uint8 arrays (height, width, channels) of one shape, not {a.dtype} {a.shape} and {b.dtype} {b.shape}")
+        raise ValueError(
+            f"expected two uint8 arrays (height, width, channels) of one shape, not {a.dtype} {a.shape} and {b.dtype} {b.shape}"
+        )
     height, width, channels = a.shape
     if min(height, width) < WINDOW:
         raise ValueError(f"an image of {width}x{height} is smaller than the {WINDOW}x{WINDOW} window")

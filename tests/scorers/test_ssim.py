@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from skimage.metrics import structural_similarity as reference
@@ -20,7 +21,8 @@ TOLERANCE = 1e-6
 
 
 def expected(a: np.ndarray, b: np.ndarray) -> float:
-    return float(reference(a, b, channel_axis=2, data_range=255))
+    value: Any = reference(a, b, channel_axis=2, data_range=255)
+    return float(value)
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -31,11 +33,23 @@ def photo(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.clip(127 + 90 * shades + grain, 0, 255).astype(np.uint8))
 
 
+def scores(scorer: ssim.SSIMScorer, *images: Image.Image | None) -> list[Any]:
+    """Return the results for ``images``: dicts, or Failed."""
+    return list(scorer.score([request(image) for image in images]))
+
+
 def request(image: Image.Image | None) -> ScoreRequest:
     return ScoreRequest("a", 0, "a caption", image)
 
 
-@given(height=st.integers(7, 40), width=st.integers(7, 40), channels=st.integers(1, 4), levels=st.integers(1, 256), seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+@given(
+    height=st.integers(7, 40),
+    width=st.integers(7, 40),
+    channels=st.integers(1, 4),
+    levels=st.integers(1, 256),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_agrees_with_scikit_image_on_small_shapes(height: int, width: int, channels: int, levels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     base = int(rng.integers(0, 257 - levels))
@@ -43,6 +57,7 @@ def test_agrees_with_scikit_image_on_small_shapes(height: int, width: int, chann
     assert abs(structural_similarity(a, b) - expected(a, b)) < TOLERANCE
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 9), columns=st.integers(1, 9), height=st.integers(7, 30), width=st.integers(7, 30), seed=st.integers(0, 99))
 def test_strips_and_tiles_meet_without_a_seam(rows: int, columns: int, height: int, width: int, seed: int) -> None:
     a, b = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3)).astype(np.uint8)
@@ -111,14 +126,14 @@ def test_score_is_the_written_out_recipe(interpolation: str, size: tuple[int, in
     scaled = (224, int(224 * height / width)) if width < height else (int(224 * width / height), 224)
     restored = image.resize(scaled, filters[interpolation]).resize(size, filters[interpolation])
     scorer = build(SSIMScore, {"interpolation": interpolation}, "ssim").load(["cpu"])
-    (result,) = scorer.score([request(image)])
+    (result,) = scores(scorer, image)
     assert result["ssim"] == pytest.approx(expected(np.asarray(image), np.asarray(restored)), abs=TOLERANCE)
     assert result["ssim_small"] is False
 
 
 def test_image_not_larger_than_the_side_scores_one_and_is_flagged() -> None:
     scorer = SSIMScore(side=64).load(["cpu"])
-    exact, smaller, larger = scorer.score([request(photo(64, 64)), request(photo(500, 30)), request(photo(65, 80))])
+    exact, smaller, larger = scores(scorer, photo(64, 64), photo(500, 30), photo(65, 80))
     assert exact == smaller == {"ssim": 1.0, "ssim_small": True}
     assert larger["ssim"] < 1
     assert larger["ssim_small"] is False
@@ -126,7 +141,7 @@ def test_image_not_larger_than_the_side_scores_one_and_is_flagged() -> None:
 
 def test_images_without_a_window_fail_alone() -> None:
     scorer = SSIMScore(side=16).load(["cpu"])
-    tiny, smallest, missing, good = scorer.score([request(photo(6, 90)), request(photo(7, 90)), request(None), request(photo(40, 40))])
+    tiny, smallest, missing, good = scores(scorer, photo(6, 90), photo(7, 90), None, photo(40, 40))
     assert isinstance(tiny, Failed)
     assert "6x90" in tiny.error
     assert tiny.error_class == "ImageTooSmall"
@@ -155,7 +170,7 @@ def test_worker_share_of_cores_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_modes_are_scored_as_rgb() -> None:
     grey = photo(50, 40).convert("L")
-    first, second = SSIMScore(side=20).load(["cpu"]).score([request(grey), request(grey.convert("RGB"))])
+    first, second = scores(SSIMScore(side=20).load(["cpu"]), grey, grey.convert("RGB"))
     assert first == second
 
 

@@ -1,0 +1,5 @@
+"""``python -m synthvlm``."""
+
+from synthvlm.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""One page on a run: scores before and after selection, what decided, pictures, failures, settings. It opens offline, light or dark."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from synthvlm.reporting import charts, figures, pictures
+from synthvlm.run import RunDirectory
+from synthvlm.storage import Store
+
+
+def report(run: RunDirectory, *, selection: str = "default", out: str | os.PathLike[str] | None = None, images: str | None = None) -> str:
+    """Write the page and, beside it, its figures as JSON; return the page's path.
+
+    ``out`` is a folder or the path of an ``.html`` file (default: ``RUN/report/report.html``, for another selection
+    ``report-NAME.html``). A run without a selection, or without scores, has a page too. ``images`` names the image stage
+    where there is no selection to tell. Raises RunError if there are no images, or no such selection.
+    """
+    where = os.fspath(out) if out is not None else f"{run.root}/report"
+    folder, _, page = where.rpartition("/") if where.endswith(".html") else (where, "", "report.html" if selection == "default" else f"report-{selection}.html")
+    store = Store(folder or ".")
+    with tempfile.TemporaryDirectory(prefix="synthvlm-") as scratch, run.connect() as db:
+        db.execute(f"SET temp_directory = '{scratch}'")
+        subject = figures.open_subject(run, db, selection, images)
+        numbers = figures.gather(subject)
+        shown = pictures.gather(subject)
+    store.put_json(page.removesuffix(".html") + ".json", numbers)
+    store.put(page, render(numbers, shown).encode())
+    return f"{folder or '.'}/{page}"
+
+
+def render(numbers: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
+    """Return the page."""
+    from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    scored, chosen = numbers["scored"], numbers["selection"]
+    drawn = charts.charts(scored, chosen["threshold"] if chosen else None) if scored else []
+    scripts = {c["id"]: charts.as_script(c["figure"]) for c in drawn if c["figure"]}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"count": _count, "score": _score, "percent": _percent, "label": figures.label}
+    template = environment.from_string((files("synthvlm") / "reporting" / "report.html.j2").read_text(encoding="utf-8"))
+    plotly = get_plotlyjs().replace("</script", "<\\/script") if scripts else ""
+    return template.render(f=numbers, shown=shown, charts=drawn, scripts=scripts, plotly=plotly, settings=settings)
+
+
+def settings(identity: Any, path: str = "") -> list[tuple[str, str]]:
+    """Return a stage's identity as (dotted name, value) lines."""
+    if isinstance(identity, Mapping):
+        return [line for name in identity for line in settings(identity[name], f"{path}.{name}" if path else str(name))]
+    return [(path, "none" if identity is None else str(identity))]
+
+
+def _count(n: int | None) -> str:
+    return "–" if n is None else f"{n:,}"
+
+
+def _score(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _percent(share: float | None, digits: int = 0) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f}%".replace("-", "−")
