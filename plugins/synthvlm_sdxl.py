@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import synthvlm
 from synthvlm.engines.diffusers import SDXLOptions
+from synthvlm.hookspecs import Register, hookimpl
 from synthvlm.options import checkpoint, option
 
 
@@ -20,7 +20,9 @@ class SDXL(SDXLOptions):
     stops, and nothing is resized only to be thrown away.
     """
 
-    checkpoint: str = checkpoint("stabilityai/stable-diffusion-xl-base-1.0", layout="diffusers", help="pipeline: a local directory or a hub id")
+    checkpoint: str = checkpoint(
+        "stabilityai/stable-diffusion-xl-base-1.0", layout="diffusers", help="pipeline: a local directory or a hub id"
+    )
     width: int = option(1024, ge=8, multiple_of=8, help="image width in pixels")  # trained at 1024² (arXiv 2307.01952, section 2.3)
     height: int = option(1024, ge=8, multiple_of=8, help="image height in pixels")
     steps: int = option(30, ge=1, help="denoising steps")  # little is gained beyond; the paper's 60 is a preset
@@ -32,7 +34,7 @@ class SDXL(SDXLOptions):
     }
 
 
-@synthvlm.hookimpl
-def register_generators(register: synthvlm.Register) -> None:
+@hookimpl
+def register_generators(register: Register) -> None:
     """Register ``sdxl``."""
     register("sdxl", SDXL)

@@ -63,7 +63,7 @@ def _from_hub(asked: str, layout: str, variant: str | None, gated_page: str | No
     try:
         # What is in the cache serves first, so that a run never depends on the network once its weights are here.
         cached = snapshot_download(name, revision=revision or None, local_files_only=True)
-        if list(Path(cached).rglob("*.safetensors")):
+        if any(Path(cached).rglob("*.safetensors")) or any(Path(cached).glob("open_clip_pytorch_model.bin")):
             return Resolved(asked, cached, Path(cached).name)
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
@@ -98,6 +98,9 @@ def files_to_fetch(files: list[str], layout: str, variant: str | None) -> list[s
             plain = [f for f in here if f.rsplit("/", 1)[-1].split("-0000")[0].count(".") <= 1]
             chosen += precise or plain or here
         weights = chosen
+    elif layout == "open_clip":
+        # One copy of the weights in open_clip's own naming; others in the repository are for other libraries.
+        weights = [f for f in weights if f.startswith("open_clip")] or weights or [f for f in files if f == "open_clip_pytorch_model.bin"]
     small = [f for f in files if f.endswith(_SMALL) and not f.startswith(("onnx", "openvino"))]
     return sorted({*weights, *small})
 

@@ -3,6 +3,8 @@
 Safe at any time: the merged part is committed before the small ones go, and a row that stands twice counts once.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions at import, where a type checker does not see them.
 from __future__ import annotations
 
 import hashlib

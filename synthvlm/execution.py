@@ -32,7 +32,7 @@ class Listener(Protocol):
     """What hears of progress."""
 
     def start(self, stage: str, rows: int, devices: list[str]) -> None:
-        """A stage begins, with ``rows`` to make."""
+        """Begin a stage with ``rows`` to make."""
         ...
 
     def event(self, kind: str, facts: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ class Listener(Protocol):
         ...
 
     def finish(self) -> None:
-        """The stage ended, well or not."""
+        """End the stage, well or not."""
         ...
 
 

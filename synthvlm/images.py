@@ -132,7 +132,7 @@ def read_image_bytes(uri: str, *, allow_urls: bool = False, max_bytes: int = MAX
             return _read_place(uri, place["path"], place["query"], allow_urls, max_bytes)
         # A file may have such a name itself; then it is meant.
         if (member := _TAR_MEMBER.fullmatch(uri)) and not os.path.exists(uri):
-            return _read_member(uri, *member.groups(), allow_urls, max_bytes)
+            return _read_member(uri, member[1], member[2], allow_urls, max_bytes)
         with _open(uri, allow_urls) as file:
             data = file.read(max_bytes + 1)
     except FileNotFoundError as error:

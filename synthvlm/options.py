@@ -130,9 +130,9 @@ def _validate(info: OptionInfo, value: Any, owner: str) -> Any:
     optional = type(None) in typing.get_args(info.type)
     if isinstance(value, str) and optional and value.lower() in ("none", "null", ""):
         return None
-    kind = typing.Annotated[info.type, Field(**info.constraints)] if info.constraints else info.type
+    kind: Any = typing.Annotated[info.type, Field(**info.constraints)] if info.constraints else info.type
     try:
-        return TypeAdapter(kind).validate_python(value, strict=False)
+        return TypeAdapter[Any](kind).validate_python(value, strict=False)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise OptionError(f"{owner}: option {info.name}={value!r} is not right: {reason}", f"it wants {info.type_name}") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from synthvlm import select as selecting
 from synthvlm.errors import RunError
@@ -26,24 +26,23 @@ class Run(RunDirectory):
         self.execution = Execution()
 
     @classmethod
-    def create(cls, root: str | os.PathLike[str], captions: str | os.PathLike[str] | None = None, seed: int | None = None, **reader: Any) -> Run:
+    def create(cls, root: str | os.PathLike[str], captions: str | os.PathLike[str] | None = None, *, seed: int | None = None, **reader: Any) -> Self:
         """Open the run in ``root``, or make it, and read ``captions`` into it.
 
         ``reader``: ``format``, ``caption_column``, ``id_column``, ``on_duplicate``, ``limit``. Raises InputError or RunError.
         """
-        run = super().create(root, seed)
-        assert isinstance(run, Run)
+        run = super().create(root, seed=seed)
         if captions is not None:
             run.add(captions, **reader)
         return run
 
-    def add(self, captions: str | os.PathLike[str], **reader: Any) -> Run:
+    def add(self, captions: str | os.PathLike[str], **reader: Any) -> Self:
         """Read captions into the run: new ones are added, edited ones taken over."""
         result: Ingested = ingest(self, os.fspath(captions), **reader)
         self.results["add"] = result
         return self
 
-    def using(self, **settings: Any) -> Run:
+    def using(self, **settings: Any) -> Self:
         """Set where and how shards run: fields of :class:`synthvlm.execution.Execution`."""
         self.execution = Execution(**settings)
         return self
@@ -61,7 +60,7 @@ class Run(RunDirectory):
         scorers: Mapping[str, Mapping[str, Any]] | None = None,
         weights: Mapping[str, float] | None = None,
         **options: Any,
-    ) -> Run:
+    ) -> Self:
         """Make the images that are still to be made. ``options`` are the model's.
 
         With ``store="best"`` each caption's candidates are scored (by ``scorers`` and ``weights``) as they are made, and
@@ -76,26 +75,26 @@ class Run(RunDirectory):
         self.results["generate"] = execute(self, prepared, self.execution) | {"stage": made.stage.name}
         return self
 
-    def score(self, scorers: Mapping[str, Mapping[str, Any]] | None = None, *, images: str | None = None, name: str | None = None) -> Run:
+    def score(self, scorers: Mapping[str, Mapping[str, Any]] | None = None, *, images: str | None = None, name: str | None = None) -> Self:
         """Score the images that are still to be scored (by default of the only image stage, or the last made)."""
         source = images or self._images()
         prepared = prepare_score(self, source, scorers, name=name, execution=self.execution)
         self.results["score"] = execute(self, [prepared], self.execution) | {"stage": prepared.stage.name}
         return self
 
-    def select(self, *, top: str | float | int = selecting.TOP, weights: Mapping[str, float] | None = None, scores: Sequence[str] | None = None, name: str = "default") -> Run:
+    def select(self, *, top: str | float | int = selecting.TOP, weights: Mapping[str, float] | None = None, scores: Sequence[str] | None = None, name: str = "default") -> Self:
         """Choose the pairs to keep; see :func:`synthvlm.select.select`."""
         self.results["select"] = selecting.select(self, self._scores(scores), weights=weights, top=top, name=name)
         return self
 
-    def export(self, format: str = "llava", *, selection: str = "default", out: str | None = None) -> Run:
+    def export(self, format: str = "llava", *, selection: str = "default", out: str | None = None) -> Self:
         """Write the selection as a data set; see :func:`synthvlm.export.export`."""
         from synthvlm import export as exporting
 
         self.results.setdefault("export", {})[format] = exporting.export(self, format, selection=selection, out=out)
         return self
 
-    def report(self, *, selection: str = "default") -> Run:
+    def report(self, *, selection: str = "default") -> Self:
         """Write the page; see :func:`synthvlm.report.report`."""
         from synthvlm import report as reporting
 
@@ -129,7 +128,7 @@ class Run(RunDirectory):
 
 def follow(recipe: Recipe, run: Run, on_step: Any = None) -> Run:
     """Do a recipe's steps in order. Images that turn out damaged while they are scored are made again."""
-    scoring: ScoreStep = recipe.first("score") or ScoreStep()
+    scoring: ScoreStep = recipe.first("score") or ScoreStep.model_validate({})
     selection = recipe.first("select")
     for step in recipe.steps:
         if on_step:

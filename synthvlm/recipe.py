@@ -111,7 +111,7 @@ class Input(_Strict):
 class Recipe(_Strict):
     """A whole line."""
 
-    input: Input = Input()
+    input: Input = Field(default_factory=lambda: Input.model_validate({}))
     out: str | None = None
     seed: int | None = Field(None, ge=0)
     steps: list[Step]

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 
@@ -72,7 +72,7 @@ class RunDirectory:
     # -- the run's own record ------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, root: str | os.PathLike[str], seed: int | None = None) -> RunDirectory:
+    def create(cls, root: str | os.PathLike[str], *, seed: int | None = None) -> Self:
         """Open a run, or make it. Raises RunMismatch if it has another seed, RunError if the folder holds something else."""
         run = cls(root)
         record = run.store.read_json("run.json")
@@ -85,7 +85,7 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str]) -> RunDirectory:
+    def open(cls, root: str | os.PathLike[str]) -> Self:
         """Open an existing run; raises RunError if there is none."""
         run = cls(root)
         if run.store.read_json("run.json") is None:

@@ -213,7 +213,8 @@ def _same(before: dict[str, Any], now: dict[str, Any], path: str) -> bool:
 
 def _sha256(path: str) -> str:
     sha = hashlib.sha256()
-    with fsspec.open(path, "rb") as f:
+    source: Any = fsspec.open(path, "rb")
+    with source as f:
         while block := f.read(1 << 20):
             sha.update(block)
     return sha.hexdigest()

@@ -53,7 +53,7 @@ def scored_sql(run: RunDirectory, scores: list[Stage]) -> str:
             if c in seen:
                 raise RunError(f"column {c!r} is in two score stages, {seen[c]} and {s.name}", "name one of them with --scores")
             seen[c] = s.name
-    sql = f"SELECT g.key, g.row, g.id, g.candidate, g.caption, g.seed, g.width, g.height, g.sha256, g.bytes, g.stored, g.cut_tokens, g.note, g.tar, g.\"offset\""
+    sql = "SELECT g.key, g.row, g.id, g.candidate, g.caption, g.seed, g.width, g.height, g.sha256, g.bytes, g.stored, g.cut_tokens, g.note, g.tar, g.\"offset\""
     for n, s in enumerate(scores):
         sql += "".join(f', s{n}."{c}"' for c in s.columns)
     sql += f" FROM {run.table_sql(run.stage(next(iter(images))))} g"

@@ -199,7 +199,7 @@ def _leave_soon(inbox: queue.Queue[dict[str, Any] | None], context: Context) -> 
 
 
 def _last_resort(context: Context) -> None:
-    """The batch in flight may take minutes: commit what is finished and go."""
+    """Commit what is finished and go: the batch in flight may take minutes."""
     time.sleep(GRACE)
     with contextlib.suppress(Exception):
         context.flush()

@@ -76,7 +76,7 @@ def fabricate_run(
     """
     root = Path(root)
     pairs = captions if isinstance(captions, Mapping) else {str(n): c for n, c in enumerate(captions)}
-    run = RunDirectory.create(root, seed)
+    run = RunDirectory.create(root, seed=seed)
     source = root.parent / f"{root.name}-captions.json"
     source.write_text(json.dumps([{"id": i, "caption": c, **(meta or {}).get(i, {})} for i, c in pairs.items()], ensure_ascii=False))
     ingest(run, str(source))

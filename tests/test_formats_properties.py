@@ -54,7 +54,7 @@ def stored(name: str, content: bytes) -> str:
     return f"memory://formats/{name}"
 
 
-def with_trailing_commas(draw: st.DrawFn, value: Any, space: st.SearchStrategy[str]) -> str:
+def with_trailing_commas(draw: Any, value: Any, space: st.SearchStrategy[str]) -> str:
     """Write ``value`` as JSON with white space anywhere and, now and then, a comma after the last item."""
     if not isinstance(value, (list, dict)) or not value:
         return draw(space) + json.dumps(value, ensure_ascii=draw(st.booleans())) + draw(space)

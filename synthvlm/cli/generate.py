@@ -32,7 +32,7 @@ def command(run_dir: str, captions: str | None, seed: int | None, **flags: Any) 
         raise OptionError("which image model? give --model", f"there are: {', '.join(discover().names('generator'))}")
     from synthvlm.pipeline import Run, follow
 
-    run = Run.create(run_dir, None, whole.seed) if captions else _open(run_dir)
+    run = Run.create(run_dir, seed=whole.seed) if captions else _open(run_dir)
     run.execution = common.execution(flags)
     if captions:
         run.add(captions, **whole.input.model_dump(exclude={"path"}, exclude_none=True))

@@ -86,7 +86,7 @@ def go(recipe: Any, flags: dict[str, Any]) -> Any:
     if not recipe.out:
         raise OptionError("where to? a run needs a folder", "give --out RUN")
     reader = recipe.input.model_dump(exclude={"path"}, exclude_none=True)
-    run = Run.create(recipe.out, None, recipe.seed)
+    run = Run.create(recipe.out, seed=recipe.seed)
     run.execution = common.execution(flags)
     click.echo(f"Run: {run.root}", err=True)
     if recipe.input.path is not None:

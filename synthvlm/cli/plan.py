@@ -51,7 +51,7 @@ def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
     problems: list[str] = []
     execution = common.execution(flags, quiet=True)
     with tempfile.TemporaryDirectory(prefix="synthvlm-plan-") as scratch:
-        run = Run.create(os.path.join(scratch, "run"), None, whole.seed)
+        run = Run.create(os.path.join(scratch, "run"), seed=whole.seed)
         run.execution = execution
         try:
             run.add(whole.input.path, **whole.input.model_dump(exclude={"path"}, exclude_none=True))

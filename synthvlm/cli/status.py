@@ -20,7 +20,7 @@ def command(run_dir: str, verify: bool, as_json: bool) -> None:
     run = Run.open(run_dir)
     damaged = run.repair(thorough=verify)
     stages = {name: run.tally(run.stage(name)) for name in run.stage_names()}
-    selections = {n.removesuffix(".json"): run.store.read_json(f"selections/{n}") for n in run.store.list("selections", ".json")}
+    selections = {n.removesuffix(".json"): run.store.read_json(f"selections/{n}") or {} for n in run.store.list("selections", ".json")}
     if as_json:
         click.echo(json.dumps({"run": run.root, "samples": run.sample_count(), "stages": stages, "damaged": damaged, "selections": {n: s["selected"] for n, s in selections.items()}}, indent=2))
         return

@@ -7,16 +7,23 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from synthvlm.engines.diffusers_loading import DiffusersOptions, load_pipeline, loading, local_options, read_index, resolve_dtype, single_device
+from synthvlm.engines.diffusers_loading import (
+    DiffusersOptions,
+    load_pipeline,
+    loading,
+    local_options,
+    require_family,
+    resolve_dtype,
+    single_device,
+)
 from synthvlm.engines.prompt_embeds import ChunkedPrompts
-from synthvlm.errors import CheckpointError
 from synthvlm.options import checkpoint, option
 from synthvlm.sample import Failed, GeneratedImage, ImageRequest
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DiffusersOptions", "PipelineGenerator", "SDXLGenerator", "SDXLOptions", "load_sdxl", "require_family"]
+__all__ = ["DiffusersOptions", "PipelineGenerator", "SDXLGenerator", "SDXLOptions", "load_sdxl"]
 
 
 class PipelineGenerator:
@@ -72,7 +79,9 @@ class PipelineGenerator:
         if withheld:
             return Failed("the pipeline's safety checker held the image back", "SafetyChecker")
         if not np.isfinite(pixels).all():
-            return Failed(f"the pixels are NaN (dtype {self.options.dtype}): use dtype=bfloat16 or float32, or a VAE made for float16", "NaNImage")
+            return Failed(
+                f"the pixels are NaN (dtype {self.options.dtype}): use dtype=bfloat16 or float32, or a VAE made for float16", "NaNImage"
+            )
         # Exactly as diffusers turns floats into 8 bits.
         image = Image.fromarray((pixels * 255).round().astype("uint8"))
         return GeneratedImage(image, cut_tokens=self.cut_tokens(request.caption))
@@ -84,7 +93,9 @@ class SDXLOptions(DiffusersOptions):
 
     negative_prompt: str = option("", help="what to keep away from; cut to as many windows as the caption takes")
     guidance_rescale: float = option(0.0, ge=0, le=1, help="temper guidance against overexposure (arXiv 2305.08891, section 3.4); 0: off")
-    max_chunks: int = option(4, ge=1, help="windows of text (75 tokens each in SDXL) that a caption may take; what is beyond is cut, and counted")
+    max_chunks: int = option(
+        4, ge=1, help="windows of text (75 tokens each in SDXL) that a caption may take; what is beyond is cut, and counted"
+    )
     refiner: str | None = checkpoint(None, layout="diffusers", help="refiner pipeline for the last steps: a local directory or a hub id")
     refiner_split: float = option(0.8, gt=0, lt=1, help="share of the noise levels that the base model does, before the refiner")
     vae: str | None = checkpoint(None, help="another VAE, such as madebyollin/sdxl-vae-fp16-fix: a local directory or a hub id")
@@ -103,7 +114,8 @@ class SDXLGenerator(PipelineGenerator):
         self._split = options.refiner_split
         self._arguments = options.call_arguments() | {"guidance_rescale": options.guidance_rescale, "output_type": "np"}
         guided = options.guidance is None or options.guidance > 1
-        self._prompts = [ChunkedPrompts(p, options.negative_prompt, guided, options.max_chunks) for p in (pipeline, refiner) if p is not None]
+        pipelines = [p for p in (pipeline, refiner) if p is not None]
+        self._prompts = [ChunkedPrompts(p, options.negative_prompt, guided, options.max_chunks) for p in pipelines]
 
     def bucket(self, request: ImageRequest) -> Hashable:
         """Return the windows of text that the caption takes, per pipeline."""
@@ -146,13 +158,6 @@ def load_sdxl(options: SDXLOptions, devices: Sequence[str]) -> SDXLGenerator:
     components = {} if options.vae is None else {"vae": _load_vae(options.vae, options, device)}
     refiner = load_pipeline(StableDiffusionXLImg2ImgPipeline, options.refiner, options, device, add_watermarker=False, **components)
     return SDXLGenerator(base, options, refiner)
-
-
-def require_family(directory: str, prefix: str, name: str) -> None:
-    """Raise CheckpointError unless ``directory`` holds a pipeline whose class starts with ``prefix``."""
-    found = str(read_index(directory).get("_class_name"))
-    if not found.startswith(prefix):
-        raise CheckpointError(f"{directory} is a {found}, not {name}", "the model `diffusers` runs text-to-image pipelines of any class")
 
 
 def _load_vae(directory: str, options: DiffusersOptions, device: str) -> Any:

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -41,12 +41,15 @@ class DiffusersOptions:
     vae_tiling: bool = option(False, help="decode in overlapping tiles: less memory, slightly other pixels in large images")
     vae_slicing: bool = option(False, help="decode image by image: less memory; changes last bits, as a batch size does")
     offload: Literal["none", "model", "sequential", "group"] = runtime(
-        "none", help="keep idle parts (model), or all but the working layers (group, sequential), off the GPU; same pixels; no effect on the CPU"
+        "none",
+        help="keep idle parts (model), or all but the working layers (group, sequential), off the GPU; same pixels; no effect on the CPU",
     )
     quantization: Literal["none", "bitsandbytes_4bit", "bitsandbytes_8bit"] = option(
         "none", help="load the denoiser and large text encoders quantised: less memory, other pixels"
     )
-    attention_backend: str | None = option(None, help="attention kernel, by diffusers' name (native, flash, sage …); changes last bits or more")
+    attention_backend: str | None = option(
+        None, help="attention kernel, by diffusers' name (native, flash, sage …); changes last bits or more"
+    )
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers")
     extra: ClassVar[str] = "diffusion"
@@ -90,27 +93,39 @@ def local_options(options: Any) -> Any:
     return resolve(options)[0]
 
 
-def read_index(directory: str) -> dict[str, Any]:
-    """Return a pipeline directory's ``model_index.json``; raise CheckpointError, with a hint, if it is no whole pipeline."""
+def read_index(directory: str, without: Container[str] = ()) -> dict[str, Any]:
+    """Return a pipeline directory's ``model_index.json``; components in ``without`` may be absent.
+
+    Raises CheckpointError, with a hint, if it is not a whole pipeline.
+    """
     root = Path(directory)
     if not root.is_dir():
         hint = "diffusers' from_single_file() and save_pretrained() turn a single file into a directory"
         raise CheckpointError(f"{directory} is not a pipeline directory", hint)
     if not (root / "model_index.json").is_file():
         inside = [str(p.parent) for p in sorted(root.glob("*/model_index.json"))]
-        hint = f"there is one in {inside[0]}" if inside else "give the directory that holds model_index.json, unet or transformer, vae and the rest"
+        hint = f"there is one in {inside[0]}" if inside else "give the directory that holds model_index.json"
         raise CheckpointError(f"{directory} is not a diffusers pipeline: it has no model_index.json", hint)
     try:
         index = json.loads((root / "model_index.json").read_text(encoding="utf-8"))
         components = {n: v for n, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{directory}/model_index.json cannot be read: {error}", "fetch or save the checkpoint anew") from error
-    for name in components:
+    for name in (n for n in components if n not in without):
         folder = root / name
         if not folder.is_dir():
             raise CheckpointError(f"{directory} is incomplete: it has no {name} folder", "fetch or save the checkpoint anew")
         if (folder / "config.json").is_file() and not any(p.suffix in (".safetensors", ".bin") for p in folder.iterdir()):
             raise CheckpointError(f"{directory} is incomplete: {name} has no weights", "fetch or save the checkpoint anew")
+    return index
+
+
+def require_family(directory: str, prefix: str, name: str, without: Container[str] = ()) -> dict[str, Any]:
+    """Return the index of ``directory``; raise CheckpointError unless its pipeline's class starts with ``prefix``."""
+    index = read_index(directory, without)
+    found = str(index.get("_class_name"))
+    if not found.startswith(prefix):
+        raise CheckpointError(f"{directory} is a {found}, not {name}", "the model `diffusers` runs text-to-image pipelines of any class")
     return index
 
 
@@ -121,18 +136,22 @@ def load_pipeline(pipeline_class: Any, directory: str, options: DiffusersOptions
     """
     import torch
 
-    index = read_index(directory)
+    index = read_index(directory, without=components)
+    if options.variant and not any(Path(directory).glob(f"*/*.{options.variant}[.-]*")):
+        raise CheckpointError(f"{directory} has no weights of the variant {options.variant}", "leave variant unset")
     dtype = resolve_dtype(options.dtype, device)
     if torch.device(device).type == "cuda":
         torch.cuda.set_device(device)  # quantisers load to the current device
         torch.backends.cudnn.deterministic = True  # same request, same bytes
     arguments: dict[str, Any] = {"dtype": dtype, "variant": options.variant, "local_files_only": True, **components}
     if options.quantization != "none":
+        if torch.device(device).type == "cpu":
+            raise OptionError(f"quantization={options.quantization} needs a GPU", "leave quantization at none on the CPU")
         arguments["quantization_config"] = _quantization(options.quantization, index, components, dtype)
     with loading(directory):
         pipeline = pipeline_class.from_pretrained(directory, **arguments)
     pipeline.set_progress_bar_config(disable=True)
-    _silence_truncation(pipeline)
+    _silence(pipeline)
     _apply(pipeline, options)
     _place(pipeline, options.offload, device)
     return pipeline
@@ -154,7 +173,9 @@ def loading(directory: str) -> Iterator[None]:
         raise
     except Exception as error:  # damaged files surface as OSError, ValueError, KeyError, SafetensorError, RuntimeError …
         lines = str(error).strip().splitlines()
-        raise CheckpointError(f"{directory} cannot be loaded: {lines[0] if lines else type(error).__name__}", "fetch or save it anew") from error
+        raise CheckpointError(
+            f"{directory} cannot be loaded: {lines[0] if lines else type(error).__name__}", "fetch or save it anew"
+        ) from error
     finally:
         for library in bars:
             library.enable_progress_bar()
@@ -177,7 +198,9 @@ def denoiser(pipeline: Any) -> Any:
     """Return the part that runs once per step."""
     found = getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
     if found is None:
-        raise OptionError(f"{type(pipeline).__name__} has neither a transformer nor a UNet", "leave compile and attention_backend at their defaults")
+        raise OptionError(
+            f"{type(pipeline).__name__} has neither a transformer nor a UNet", "leave compile and attention_backend at their defaults"
+        )
     return found
 
 
@@ -205,7 +228,9 @@ def _apply(pipeline: Any, options: DiffusersOptions) -> None:
 def _set_attention(model: Any, backend: str) -> None:
     # set_attention_backend() says nothing where no processor reads the setting: UNets and SD3 in diffusers 0.42.
     if not any(hasattr(getattr(module, "processor", None), "_attention_backend") for module in model.modules()):
-        raise OptionError(f"{type(model).__name__} cannot change its attention backend: diffusers would ignore it", "leave attention_backend unset")
+        raise OptionError(
+            f"{type(model).__name__} cannot change its attention backend: diffusers would ignore it", "leave attention_backend unset"
+        )
     try:
         model.set_attention_backend(backend)
     except (ValueError, RuntimeError, ImportError) as error:
@@ -226,15 +251,21 @@ def _place(pipeline: Any, offload: str, device: str) -> None:
         pipeline.enable_group_offload(onload_device=target, offload_type="leaf_level", use_stream=target.type == "cuda")
 
 
-class _NotTruncation(logging.Filter):
+class _NotNoise(logging.Filter):
+    """Drop warnings that would come with every batch: cut captions, which rows record, and an empty list of exceptions."""
+
+    _prefixes = (
+        "The following part of your input was truncated",
+        "Token indices sequence length is longer",
+        "There are modules in AutoencoderKL that should be kept in float32: []",
+    )
+
     def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        return not message.startswith(("The following part of your input was truncated", "Token indices sequence length is longer"))
+        return not record.getMessage().startswith(self._prefixes)
 
 
-def _silence_truncation(pipeline: Any) -> None:
-    # The row records how many tokens were cut; a warning per caption would bury everything else in the log.
-    for name in (type(pipeline).__module__, "transformers.tokenization_utils_base"):
+def _silence(pipeline: Any) -> None:
+    for name in (type(pipeline).__module__, "transformers.tokenization_utils_base", "diffusers.models.modeling_utils"):
         logger = logging.getLogger(name)
-        if not any(isinstance(f, _NotTruncation) for f in logger.filters):
-            logger.addFilter(_NotTruncation())
+        if not any(isinstance(f, _NotNoise) for f in logger.filters):
+            logger.addFilter(_NotNoise())

@@ -145,7 +145,9 @@ class SD3Prompts(Prompts):
     def cut_tokens(self, caption: str) -> int:
         """Return how many tokens the encoder that sees most does not see."""
         p = self._pipeline
-        tokenizer, limit = (p.tokenizer_3, self._max_sequence_length) if p.text_encoder_3 is not None else (p.tokenizer, p.tokenizer_max_length)
+        tokenizer, limit = p.tokenizer, p.tokenizer_max_length
+        if p.text_encoder_3 is not None:
+            tokenizer, limit = p.tokenizer_3, self._max_sequence_length
         return max(0, len(tokenizer(caption, verbose=False).input_ids) - limit)
 
     def _encode(self, text: str) -> Embedding:

@@ -111,7 +111,7 @@ class LocalExecutor:
     """Runs a job's shards on this machine: the next shard is handed out before the last is done, a dead worker is restarted."""
 
     def __init__(self, job: Job, logs: str | os.PathLike[str], listener: Listener, set_aside: Callable[[int, str, str], None]) -> None:
-        """``listener`` hears of events; ``set_aside(shard, key, reason)`` records a row that kills its workers."""
+        """Take a job; ``listener`` hears of events, ``set_aside(shard, key, reason)`` records a row that kills its workers."""
         self._job, self._logs = job, Path(logs)
         self._listener, self._set_aside = listener, set_aside
         self._inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
@@ -166,7 +166,7 @@ class LocalExecutor:
             self._listener(kind, event | {"device": worker.device})
 
     def _ended(self, worker: _Worker, schedule: Schedule) -> None:
-        """A worker's process is gone: as it should be, or it died and its shards go back."""
+        """See to a worker whose process is gone: as it should be, or it died and its shards go back."""
         self._workers.remove(worker)
         worker.close()
         if not worker.shards:
@@ -206,7 +206,7 @@ class LocalExecutor:
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """An impatient second Ctrl-C must not cut the commit short."""
+    """Ignore an impatient second Ctrl-C, which would cut the commit short."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -65,12 +65,13 @@ def read_tsv(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | 
     for number, line in text_lines(source, file):
         if not line or line.isspace():
             continue
-        row = [_unquoted(value) for value in line.removesuffix("\r").split("\t")]
+        raw = line.removesuffix("\r").split("\t")
+        row = [_unquoted(value) for value in raw]
         if header is None:
             header = [name.strip() for name in row]
             fields.check(header, source)
         # A stray mark, or a quoted field with a line feed or tab in it: the file does not say which.
-        elif opened := [i for i, value in enumerate(row) if value.startswith('"') and value.count('"') % 2]:
+        elif opened := [i for i, value in enumerate(raw) if value.startswith('"') and value.count('"') % 2]:
             field = header[opened[0]] if opened[0] < len(header) else None
             yield BadRecord(number, field, "opens a quotation mark and does not close it on this line")
         else:

@@ -18,6 +18,9 @@ def charts(scored: Mapping[str, Any], threshold: float | None) -> list[dict[str,
     made = [_histogram(name, bins, scored["formula"], bool(scored["selected"])) for name, bins in scored["histograms"].items()]
     if scored["density"]:
         made.append(_density(scored["density"], scored["weights"], threshold))
+    drawn = [c for c in made if c["figure"]]
+    if len(drawn) % 2:
+        drawn[-1]["wide"] = True  # two abreast, and no hole at the end
     return made
 
 
@@ -26,7 +29,7 @@ def _histogram(column: str, bins: Mapping[str, Any], formula: str, selected: boo
     if bins["missing"]:
         chart["title"] += f" ({bins['missing']:,} pairs have none)"
     if "value" in bins:
-        value = "No pair has a value." if bins["value"] is None else f"Every pair has the value {bins['value']:.4g}, so it has no say in the order."
+        value = "no pair has a value." if bins["value"] is None else f"every pair has the value {bins['value']:.4g}, so it has no say in the order."
         return chart | {"instead": value}
     centres = _centres(bins, len(bins["all"]))
     traces = []
@@ -46,7 +49,7 @@ def _histogram(column: str, bins: Mapping[str, Any], formula: str, selected: boo
             }
         )
     title = UNITS.get(column) or (f"Total = {formula}" if column == "total" else column)
-    return chart | {"figure": _figure(traces, title, "share of pairs (%)", 260, barmode="overlay", bargap=0, showlegend=len(traces) > 1)}
+    return chart | {"figure": _figure(traces, title, "share of pairs (%)", 280, barmode="overlay", bargap=0, showlegend=len(traces) > 1)}
 
 
 def _density(density: Mapping[str, Any], weights: Mapping[str, float], threshold: float | None) -> dict[str, Any]:
@@ -79,9 +82,9 @@ def _density(density: Mapping[str, Any], weights: Mapping[str, float], threshold
                 "hoverinfo": "skip",
             }
         )
-    figure = _figure(traces, UNITS.get(x, x), UNITS.get(y, y), 340, showlegend=len(traces) > 1)
+    figure = _figure(traces, UNITS.get(x, x), label(y), 280, showlegend=len(traces) > 1)
     figure["layout"]["xaxis"]["range"], figure["layout"]["yaxis"]["range"] = spans
-    return {"id": "density", "title": f"{label(x)} and {label(y)} of all candidates", "wide": True, "instead": None, "figure": figure}
+    return {"id": "density", "title": f"{label(x)} and {label(y)} of all candidates", "wide": False, "instead": None, "figure": figure}
 
 
 def _centres(axis: Mapping[str, float], count: int) -> list[float]:
@@ -94,7 +97,7 @@ def _figure(traces: list[dict[str, Any]], x: str, y: str, height: int, **layout:
         "data": traces,
         "layout": {
             "height": height,
-            "margin": {"l": 56, "r": 16, "t": 28, "b": 48},
+            "margin": {"l": 56, "r": 16, "t": 8, "b": 48},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"family": "system-ui, sans-serif", "size": 12, "color": "@text"},

@@ -90,14 +90,14 @@ def open_subject(run: RunDirectory, db: duckdb.DuckDBPyConnection, selection: st
 def gather(subject: Subject) -> dict[str, Any]:
     """Return all figures. Makes the tables ``made`` (slim rows of the images) and, if there are scores, ``scored``."""
     run, db, stage = subject.run, subject.db, subject.images
-    db.execute(f"CREATE TABLE made AS SELECT key, row, id, candidate, cut_tokens, note, stored, error IS NOT NULL AS failed FROM {run.table_sql(stage)}")
+    db.execute(f"CREATE TABLE made AS SELECT key, row, id, candidate, cut_tokens, note, stored, error, error_class FROM {run.table_sql(stage)}")
     figures: dict[str, Any] = {
         "run": os.path.basename(run.root.rstrip("/")) or "run",
         "seed": run.seed,
         "sources": [_source(s) for s in run.record.get("sources", [])],
         "samples": run.sample_count(),
         "images": _images(subject),
-        "stages": [_stage(run, s) for s in (stage, *subject.scores)],
+        "stages": [_stage(subject, s) for s in (stage, *subject.scores)],
         "other_stages": [n for n in run.stage_names() if n not in {stage.name, *(s.name for s in subject.scores)}],
         "notes": _notes(db),
         "selection": None,
@@ -121,8 +121,8 @@ def _images(subject: Subject) -> dict[str, Any]:
     wanted = db.execute(f"SELECT count(*) FROM {run.wanted_sql(stage)}").fetchall()[0][0]
     facts = fetch(
         db,
-        """SELECT count(*) FILTER (NOT failed) AS made, count(*) FILTER (failed) AS failed, count(DISTINCT id) AS captions,
-            count(*) FILTER (NOT failed AND stored) AS stored, count(*) FILTER (cut_tokens > 0) AS cut,
+        """SELECT count(*) FILTER (error IS NULL) AS made, count(*) FILTER (error IS NOT NULL) AS failed, count(DISTINCT id) AS captions,
+            count(*) FILTER (error IS NULL AND stored) AS stored, count(*) FILTER (cut_tokens > 0) AS cut,
             coalesce(max(cut_tokens), 0) AS most_cut_tokens, avg(cut_tokens) FILTER (cut_tokens > 0) AS mean_cut_tokens FROM made""",
     )[0]
     return {"stage": stage.name, "repeat": stage.repeat, "wanted": wanted, "pending": wanted - facts["made"] - facts["failed"], **facts}
@@ -134,14 +134,22 @@ def _notes(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     )
 
 
-def _stage(run: RunDirectory, stage: Stage) -> dict[str, Any]:
+def _stage(subject: Subject, stage: Stage) -> dict[str, Any]:
     """Return a stage's settings (its identity only: other options may hold keys and paths), failures and where it ran."""
     checkpoints = {n: c for p in stage.plugins for n, c in p.get("checkpoints", {}).items()}
     plugins = [{k: p.get(k) for k in ("name", "distribution", "version")} for p in stage.plugins]
     asked = {n: {"asked": _without_folders(c.get("asked")), "revision": c.get("revision")} for n, c in checkpoints.items()}
     facts = {"name": stage.name, "kind": stage.kind, "plugins": plugins, "checkpoints": asked, "identity": stage.identity}
-    tally = run.tally(stage)
-    return facts | {"repeat": stage.repeat, "store": stage.runtime.get("store"), "tally": tally, **_where(run, stage, tally["made"])}
+    table = "made" if stage is subject.images else subject.run.table_sql(stage)
+    reasons = fetch(
+        subject.db,
+        f"""SELECT error_class AS class, count(*) AS rows, min(error) AS example, error IS NULL AS good FROM {table}
+            GROUP BY error_class, good ORDER BY rows DESC, error_class""",
+    )
+    made = sum(r["rows"] for r in reasons if r["good"])
+    failures = [{k: r[k] for k in ("class", "rows", "example")} for r in reasons if not r["good"]]
+    facts |= {"made": made, "failed": sum(r["rows"] for r in failures), "failures": failures}
+    return facts | {"repeat": stage.repeat, "store": stage.runtime.get("store"), **_where(subject.run, stage, made)}
 
 
 def _without_folders(checkpoint: Any) -> str:
@@ -273,7 +281,7 @@ def _grid(low: float, high: float, bins: int) -> tuple[float, int, int]:
     """Return a round width (1, 2 or 5 times a power of ten), the number of the first bin, and how many there are."""
     rough = (high - low) / bins
     power = 10.0 ** math.floor(math.log10(rough))
-    step = float(f"{next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999):.6g}")
+    step = float(f"{next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.6):.6g}")
     first, last = math.floor(low / step), math.floor(high / step)
     return step, first, last - first + 1
 

@@ -28,23 +28,26 @@ def gather(subject: Subject) -> dict[str, Any]:
     """Return what to show: sheets of best and worst pairs and rows of candidates; without scores, the first images."""
     db = subject.db
     pairs = db.execute("SELECT count(*) FROM scored WHERE stored").fetchall()[0][0] if subject.scores else 0
-    if not pairs:
-        first = fetch(db, f"SELECT key, id, candidate FROM made WHERE NOT failed AND stored ORDER BY row, candidate LIMIT {SHEET}")
-        return {"sheets": _sheets(subject, [("First images", first)]), "rows": []}
-    kept = "SELECT * FROM scored WHERE stored ORDER BY total"
-    some = min(SHEET, -(-pairs // 2))  # of a small run, no pair stands among the best and the worst
-    best = fetch(db, f"{kept} DESC, id, candidate LIMIT {some}")
-    worst = fetch(db, f"{kept}, id DESC, candidate DESC LIMIT {min(some, pairs - some)}")
-    return {"sheets": _sheets(subject, [("Highest Total", best), ("Lowest Total", worst)]), "rows": _rows(subject)}
+    sheets: list[tuple[str, list[Row]]]
+    rows: list[tuple[str, int, list[Row]]] = []
+    if pairs:
+        kept = "SELECT * FROM scored WHERE stored ORDER BY total"
+        some = min(SHEET, -(-pairs // 2))  # of a small run, no pair stands among the best and the worst
+        best = fetch(db, f"{kept} DESC, id, candidate LIMIT {some}")
+        worst = fetch(db, f"{kept}, id DESC, candidate DESC LIMIT {min(some, pairs - some)}")
+        sheets = [("Highest Total", best), ("Lowest Total", worst)]
+        rows = _rows(subject)
+    else:
+        first = fetch(db, f"SELECT key, row, id, candidate FROM made WHERE error IS NULL AND stored ORDER BY row, candidate LIMIT {SHEET}")
+        sheets = [("First images", first)]
+    located = _locate(subject, [r for _, of_sheet in sheets for r in of_sheet] + [r for _, _, of_row in rows for r in of_row])
+    shown = [{"title": title, "pairs": [_pair(subject, r, located) for r in of_sheet]} for title, of_sheet in sheets if of_sheet]
+    abreast = [{"why": why, "total": total, "pairs": [_pair(subject, r, located) for r in of_row]} for why, total, of_row in rows]
+    return {"sheets": shown, "rows": abreast}
 
 
-def _sheets(subject: Subject, sheets: list[tuple[str, list[Row]]]) -> list[dict[str, Any]]:
-    located = _locate(subject, [row["key"] for _, rows in sheets for row in rows])
-    return [{"title": title, "pairs": [_pair(subject, row, located) for row in rows]} for title, rows in sheets if rows]
-
-
-def _rows(subject: Subject) -> list[dict[str, Any]]:
-    """Return captions with all their candidates, best first: where they differ most, and some that chance (a hash) picks."""
+def _rows(subject: Subject) -> list[tuple[str, int, list[Row]]]:
+    """Return captions with their candidates, best first: those where they differ most, and some that chance (a hash) picks."""
     db = subject.db
     spread = "SELECT id, max(total) - min(total) AS spread, count(*) AS n FROM scored WHERE stored GROUP BY id HAVING count(*) > 1"
     most = [r["id"] for r in fetch(db, f"SELECT id FROM ({spread}) ORDER BY spread DESC, id LIMIT {ROWS // 2}")]
@@ -53,16 +56,9 @@ def _rows(subject: Subject) -> list[dict[str, Any]]:
     shown = []
     for sample, why in picked:
         rows = fetch_one_sample(subject, sample)
-        total = len(rows)
-        if total > _ABREAST:
-            rows = [*rows[: _ABREAST // 2], *rows[-_ABREAST // 2 :]]
-        shown.append((why, total, rows))
-    located = _locate(subject, [row["key"] for _, _, rows in shown for row in rows])
-    result = []
-    for why, total, rows in shown:
-        pairs = [_pair(subject, row, located) for row in rows]
-        result.append({"caption": pairs[0]["caption"], "id": rows[0]["id"], "why": why, "total": total, "pairs": pairs})
-    return result
+        few = rows if len(rows) <= _ABREAST else [*rows[: _ABREAST // 2], *rows[-_ABREAST // 2 :]]
+        shown.append((why, len(rows), few))
+    return shown
 
 
 def fetch_one_sample(subject: Subject, sample: str) -> list[Row]:
@@ -72,24 +68,27 @@ def fetch_one_sample(subject: Subject, sample: str) -> list[Row]:
     return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
 
 
-def _locate(subject: Subject, keys: list[str]) -> dict[str, Row]:
-    """Return captions and places of the pixels, by key."""
-    wanted = ", ".join(f"'{k}'" for k in sorted(set(keys))) or "''"  # keys are hex digits
-    table = subject.run.table_sql(subject.images)
-    columns = 'key, caption, seed, width, height, sha256, bytes, tar, "offset"'
-    return {r["key"]: r for r in fetch(subject.db, f"SELECT {columns} FROM {table} WHERE key IN ({wanted})")}
+def _locate(subject: Subject, rows: list[Row]) -> dict[str, Row]:
+    """Return captions and places of the pixels, by key. The rows are known to be wanted, so the parts are asked directly."""
+    run, present = subject.run, subject.run.parts_sql(subject.images)
+    if not rows or present is None:
+        return {}
+    keys = ", ".join(f"'{k}'" for k in sorted({r["key"] for r in rows}))  # they are hex digits
+    numbers = ", ".join(str(n) for n in sorted({r["row"] for r in rows}))
+    captions = {r["row"]: r["caption"] for r in fetch(subject.db, f"SELECT row, caption FROM {run.samples_sql()} WHERE row IN ({numbers})")}
+    columns = 'key, row, sha256, bytes, tar, "offset"'
+    found = fetch(subject.db, f"SELECT {columns} FROM {present} WHERE key IN ({keys}) AND stored AND error IS NULL ORDER BY key, tar")
+    return {r["key"]: r | {"caption": captions[r["row"]]} for r in found}
 
 
 def _pair(subject: Subject, row: Row, located: dict[str, Row]) -> dict[str, Any]:
-    place = located[row["key"]]
+    place = located.get(row["key"], {"caption": "", "tar": None})
     names = [*subject.weights, "total"] if "total" in row else []
     source, small = thumbnail(subject, place)
     return {
         "id": row["id"],
         "candidate": row["candidate"],
         "caption": place["caption"],
-        "seed": place["seed"],
-        "size": f"{place['width']} × {place['height']}",
         "image": source,
         "small": small,
         "scores": [(label(c).removesuffix("Score"), row[c]) for c in names],
@@ -99,6 +98,8 @@ def _pair(subject: Subject, row: Row, located: dict[str, Row]) -> dict[str, Any]
 
 def thumbnail(subject: Subject, place: Row) -> tuple[str | None, bool]:
     """Return an image as a data URL of at most 256 pixels a side, and whether it is small by itself; None if it cannot be read."""
+    if place["tar"] is None:  # its part went while the report was made
+        return None, False
     try:
         data = subject.run.store.read(place["tar"], place["offset"], place["bytes"])
         if hashlib.sha256(data).hexdigest() != place["sha256"]:

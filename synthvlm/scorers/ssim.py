@@ -28,7 +28,7 @@ WINDOW = 7
 
 _HALO = WINDOW - 1
 _SAMPLES = WINDOW * WINDOW
-# The working set of one strip (about 3 MB) stays in the caches; larger strips are bound by memory, smaller ones by calls.
+# Each array of a strip (at most 0.7 MB) stays in a cache while it is worked on; larger ones wait for memory, smaller ones for calls.
 _ROWS = 48
 _COLUMNS = 1024
 

@@ -22,7 +22,7 @@ def request(run_seed: int, row: Row) -> ImageRequest:
     return ImageRequest(row["id"], row["candidate"], row["caption"], image_seed(run_seed, row["id"], row["candidate"]))
 
 
-def encode(row: Row, result: Any, batch_size: int, run_seed: int, image_format: str, quality: int) -> tuple[Row, tuple[str, bytes] | None]:
+def encode(row: Row, result: Any, batch_size: int, run_seed: int, image_format: Any, quality: int) -> tuple[Row, tuple[str, bytes] | None]:
     """Return the finished row and its pixels as (extension, bytes); a failure has none."""
     done: Row = {k: row[k] for k in ("key", "row", "id", "candidate")} | {"tries": row["tries"] + 1, "batch_size": batch_size}
     done["seed"] = image_seed(run_seed, row["id"], row["candidate"])

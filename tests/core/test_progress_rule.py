@@ -177,7 +177,7 @@ def test_an_identity_option_is_a_mismatch_with_two_ways_on(tmp_path, write_capti
 
 def test_how_images_are_stored_is_identity_too(tmp_path, write_captions):
     run = Run.create(tmp_path / "run", write_captions(["a"])).generate("cheap")
-    with pytest.raises(RunMismatch, match="image.format='jpeg', now asked for 'png'"):
+    with pytest.raises(RunMismatch, match=r"image\.format='jpeg', now asked for 'png'"):
         run.generate("cheap", image_format="png")
 
 

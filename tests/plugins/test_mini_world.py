@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthvlm_mini import world
 from synthvlm_mini.world import Scene, Thing
@@ -16,6 +16,8 @@ from synthvlm_mini.world import Scene, Thing
 EXAMPLES = Path(__file__).parents[2] / "examples" / "captions.json"
 RED_CIRCLE = Thing("circle", "red", "large")
 BLUE_STAR = Thing("star", "blue", "small")
+
+unhurried = settings(deadline=None)  # the machine may be busy
 
 things = st.builds(Thing, st.sampled_from(world.SHAPES), st.sampled_from(list(world.COLORS)), st.sampled_from(world.SIZES))
 
@@ -68,6 +70,7 @@ def test_the_split_is_that_of_the_training_run(caption: str, held_out: bool) -> 
     assert world.held_out(scene) is held_out
 
 
+@unhurried
 @given(scenes(), st.integers(0, 2**32))
 def test_corrupt_changes_exactly_one_thing(scene: Scene, seed: int) -> None:
     for what in world.corruptions(scene):
@@ -113,6 +116,7 @@ def test_agreement_counts_missing_and_surplus_things() -> None:
 # Pictures
 
 
+@unhurried
 @given(scenes(), st.integers(0, 2**32))
 def test_pictures_depend_on_scene_and_seed_alone(scene: Scene, seed: int) -> None:
     picture = world.render(scene, 64, seed)
@@ -156,6 +160,7 @@ def test_an_incomplete_scene_cannot_be_drawn() -> None:
 # Captions
 
 
+@unhurried
 @given(scenes(), st.integers(0, world.PHRASINGS - 1))
 def test_detailed_captions_read_back(scene: Scene, phrasing: int) -> None:
     caption = world.detail(scene, phrasing)
@@ -163,6 +168,7 @@ def test_detailed_captions_read_back(scene: Scene, phrasing: int) -> None:
     assert world.parse(caption.upper().replace(" ", "  ").removesuffix(".")) == scene
 
 
+@unhurried
 @given(scenes(), st.integers(0, 2**32))
 def test_partial_captions_read_back_as_far_as_they_tell(scene: Scene, seed: int) -> None:
     for caption in (world.medium(scene, random.Random(seed)), world.brief(scene), world.sentence(scene)):
@@ -173,6 +179,7 @@ def test_partial_captions_read_back_as_far_as_they_tell(scene: Scene, seed: int)
         assert not read.complete
 
 
+@unhurried
 @given(scenes())
 def test_every_perspective_stays_in_the_world(scene: Scene) -> None:
     for name, write in world.PERSPECTIVES.items():
@@ -182,6 +189,7 @@ def test_every_perspective_stays_in_the_world(scene: Scene) -> None:
         assert set(words) <= world.vocabulary(), (name, caption)
 
 
+@unhurried
 @given(scenes(), st.sampled_from(["color", "size", "layout", "background", "pattern", "style"]), st.integers(0, 2))
 def test_what_is_not_known_is_not_told(scene: Scene, forgotten: str, phrasing: int) -> None:
     partial = scene.without(forgotten)
@@ -251,6 +259,7 @@ def test_what_is_outside_the_world(caption: str) -> None:
     assert world.outside(caption)
 
 
+@unhurried
 @given(st.text())
 def test_any_text_can_be_asked_about(caption: str) -> None:
     assert world.outside(caption) is (world.parse(caption) is None)
