@@ -14,43 +14,26 @@ Image bytes are copied as they are. The JSON comes last: if it is there, the exp
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import duckdb
 
-from synthvlm import prompts
+from synthvlm import export_formats, prompts
 from synthvlm.errors import OptionError, RunError
+from synthvlm.export_formats import FORMATS, IMAGE_TOKEN, Layout, Row
 from synthvlm.run import SAMPLES_PER_FILE, RunDirectory
 from synthvlm.storage import Store
 
-IMAGE_TOKEN = "<image>"
-"""What stands for the image in LLaVA's conversations, exactly once each."""
-_NEUTRAL = "[image]"
 _BATCH = 256
 _THREADS = 8
 _OURS = "[0-9a-f]{64}  (images|train)/[0-9]{5,}/[A-Za-z0-9][A-Za-z0-9._-]*"
 """What a line of a ``.sha256`` has to be before the file that it names is touched."""
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where a format's files lie."""
-
-    file: str
-    images: str
-
-
-FORMATS = {"llava": _Layout("llava.json", "images"), "jsonl": _Layout("pairs.jsonl", "images"), "imagefolder": _Layout("train/metadata.jsonl", "train")}
-"""In ``train/`` because datasets takes splits from names: without it, an image called COCO_val_1 would make a validation split."""
 
 
 @dataclass
@@ -62,31 +45,33 @@ class _Export:
     format: str
     selection: str
     columns: list[str]
+    wordings: list[str]
     db: duckdb.DuckDBPyConnection
-    wordings: list[str] = field(default_factory=list)
 
     @property
-    def layout(self) -> _Layout:
+    def layout(self) -> Layout:
         return FORMATS[self.format]
 
-    def rows(self) -> Iterator[list[Row]]:
+    def batches(self) -> Iterator[list[Row]]:
         """Yield the pairs in order, some at a time."""
         return _batches(self.db.cursor(), "SELECT * FROM plan ORDER BY row, candidate")
 
+    def rows(self) -> Iterator[Row]:
+        """Yield the pairs in order."""
+        return chain.from_iterable(self.batches())
+
     def record(self, row: Row) -> Row:
         """Return what the data file says of a pair."""
-        if self.format == "llava":
-            return _llava(row, self.wordings)
-        scores = {c: row[c] if row[c] is None or math.isfinite(row[c]) else None for c in self.columns}
-        facts = {"candidate": row["candidate"], "seed": row["seed"], "width": row["width"], "height": row["height"]}
-        if self.format == "imagefolder":
-            return {"file_name": row["path"].removeprefix("train/"), "id": row["record_id"], "caption": row["caption"], **scores, **facts}
-        meta = {"meta": json.loads(row["meta"])} if row["meta"] else {}
-        return {"id": row["record_id"], "image": row["path"], "caption": row["caption"], **scores, **facts, "sha256": row["sha256"], **meta}
+        return export_formats.record(self.format, row, self.columns, self.wordings)
 
 
 def export(
-    run: RunDirectory, format: str = "llava", *, selection: str = "default", out: str | os.PathLike[str] | None = None, instructions: str = "llava"
+    run: RunDirectory,
+    format: str = "llava",
+    *,
+    selection: str = "default",
+    out: str | os.PathLike[str] | None = None,
+    instructions: str = "llava",
 ) -> dict[str, Any]:
     """Write the pairs of ``selection`` as a data set in ``out`` (default: ``RUN/exports/FORMAT``) and check what was written.
 
@@ -103,19 +88,27 @@ def export(
     store = Store(where)
     with tempfile.TemporaryDirectory(prefix="synthvlm-") as scratch, run.connect() as db:
         db.execute(f"SET temp_directory = '{scratch}'")
-        work = _Export(run, store, format, selection, [*summary["cards"], "total"], db, wordings)
+        work = _Export(run, store, format, selection, [*summary["cards"], "total"], wordings, db)
         store.sweep("" if own else work.layout.images)
         _plan(work, summary["images"])
         removed = _retire(work)
         with store.writer(f"{format}.sha256") as file:
-            for rows in work.rows():
+            for rows in work.batches():
                 file.write("".join(f"{r['sha256']}  {r['path']}\n" for r in rows).encode())
         written = _copy(work)
-        _write(work)
+        with store.writer(work.layout.file) as file:
+            export_formats.write(file, work.layout, map(work.record, work.rows()))
         _check(work)
         neutralised = f"count(*) FILTER (contains(caption, '{IMAGE_TOKEN}'))" if format == "llava" else "0"
         records, size, changed = db.execute(f"SELECT count(*), sum(bytes), {neutralised} FROM plan").fetchall()[0]
-    done = {"format": format, "selection": selection, "out": where, "file": f"{where}/{work.layout.file}", "records": records, "bytes": int(size)}
+    done = {
+        "format": format,
+        "selection": selection,
+        "out": where,
+        "file": f"{where}/{work.layout.file}",
+        "records": records,
+        "bytes": int(size),
+    }
     return done | {"written": written, "kept": records - written, "removed": removed, "neutralised": changed}
 
 
@@ -148,9 +141,14 @@ def _plan(work: _Export, images: str) -> None:
         (first,) = db.execute(f"SELECT min(id) FROM located WHERE {which}").fetchall()[0]
         state = f"are no longer in {run.root}" if missing else "were made anew since"
         hint = "run the synth command again: it makes what is missing and selects anew"
-        raise RunError(f"{missing or changed} of the {total} images of selection {work.selection!r} {state} (the first: id {first!r})", hint)
+        raise RunError(
+            f"{missing or changed} of the {total} images of selection {work.selection!r} {state} (the first: id {first!r})", hint
+        )
     if not total:
-        raise RunError(f"selection {work.selection!r} of {run.root} is empty", "the winners' pixels were not kept; generate with --store all, or select again")
+        raise RunError(
+            f"selection {work.selection!r} of {run.root} is empty",
+            "the winners' pixels were not kept; generate with --store all, or select again",
+        )
     extension = _extension(_pixels(run, next(_batches(db.cursor(), "SELECT * FROM located ORDER BY row, candidate LIMIT 1"))[0]))
     plain = "regexp_full_match(id, '[A-Za-z0-9][A-Za-z0-9._-]{0,99}')"
     special = r"regexp_full_match(lower(id), '[0-9a-f]{32}|(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?')"
@@ -183,7 +181,9 @@ def _retire(work: _Export) -> int:
             db.execute(f"INSERT INTO listed SELECT '{name}', l[67:], l[:64] FROM {lines} WHERE regexp_full_match(l, '{_OURS}')")
         elif name == work.format and store.exists(work.layout.file):
             raise RunError(f"{store.path(work.layout.file)} is not from an export of SynthVLM", "choose another --out")
-    other = db.execute(f"SELECT format FROM listed l JOIN plan p USING (path) WHERE format != '{work.format}' AND l.sha256 != p.sha256 LIMIT 1").fetchall()
+    other = db.execute(
+        f"SELECT format FROM listed l JOIN plan p USING (path) WHERE format != '{work.format}' AND l.sha256 != p.sha256 LIMIT 1"
+    ).fetchall()
     if other:
         raise RunError(f"{store.path('')} holds the export of another run, in the format {other[0][0]}", "choose another --out")
     old = f"SELECT DISTINCT path FROM listed l WHERE format = '{work.format}' AND path NOT IN (SELECT path FROM listed WHERE format != '{work.format}')"
@@ -224,64 +224,31 @@ def _pixels(run: RunDirectory, row: Row) -> bytes:
     )
 
 
-def _llava(row: Row, wordings: list[str]) -> Row:
-    """Return a LLaVA record. The id decides the wording, and whether it stands before or after the image."""
-    draw = int.from_bytes(hashlib.sha256(row["id"].encode()).digest()[:8], "big")
-    wording = wordings[draw % len(wordings)]
-    asked = f"{IMAGE_TOKEN}\n{wording}" if draw // len(wordings) % 2 else f"{wording}\n{IMAGE_TOKEN}"
-    # LLaVA's training code takes the token for an image in every turn, the answer's too, and stops over one image too many.
-    answer = row["caption"].replace(IMAGE_TOKEN, _NEUTRAL)
-    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
-    return {"id": row["record_id"], "image": row["path"], "conversations": turns}
-
-
-def _write(work: _Export) -> None:
-    """Write the data file, streamed."""
-    array = work.format == "llava"
-    with work.store.writer(work.layout.file) as file:
-        before = "[\n" if array else ""
-        for rows in work.rows():
-            for row in rows:
-                file.write((before + json.dumps(work.record(row), ensure_ascii=False, allow_nan=False)).encode())
-                before = ",\n" if array else "\n"
-        file.write(b"\n]\n" if array else b"\n")
-
-
 def _check(work: _Export) -> None:
     """Read the data set back: every record as it should be, every image there. Raises RunError, and takes the data file away."""
     path = work.store.path(work.layout.file)
     try:
         with work.store.fs.open(path, "rb") as file:
-            found = _records(file, work.format)
-            for rows in work.rows():
-                for row in rows:
-                    record = next(found, None)
-                    if record != work.record(row):
-                        raise RunError(f"{path} does not hold what was written to it, at {row['record_id']!r}")
-                    if work.format == "llava" and [t["value"].count(IMAGE_TOKEN) for t in record["conversations"]] != [1, 0]:
-                        raise RunError(f"{path}: the record {row['record_id']!r} has {IMAGE_TOKEN} in the wrong place")
+            found = export_formats.read(file, work.layout)
+            for row in work.rows():
+                record = next(found, None)
+                if record != work.record(row) or not export_formats.is_sound(work.format, record or {}):
+                    raise RunError(f"{path} does not hold what was written to it, at {row['record_id']!r}")
             if next(found, None) is not None:
                 raise RunError(f"{path} has more records than pairs are selected")
         for row, size in _each(work, lambda r: (r, work.store.size(r["path"]))):
             if size != row["bytes"]:
                 raise RunError(f"{work.store.path(row['path'])} has {size} bytes, not {row['bytes']}")
-    except RunError as error:
+    except (RunError, ValueError, OSError) as error:
         work.store.remove(work.layout.file)
-        raise RunError(error.message, "another program may write there, or the disk is failing: export again, or elsewhere with --out") from error
-
-
-def _records(file: Any, format: str) -> Iterator[Any]:
-    if format == "llava":
-        import ijson
-
-        return ijson.items(file, "item", use_float=True)
-    return (json.loads(line) for line in file)
+        hint = "another program may write there, or the disk is failing: export again, or elsewhere with --out"
+        raise RunError(getattr(error, "message", f"{path} cannot be read back: {error}"), hint) from error
 
 
 def _each(work: _Export, do: Callable[[Row], Any]) -> Iterator[Any]:
     """Yield ``do(row)`` for every pair, in order, several at a time."""
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="export") as pool:
-        for rows in work.rows():
+        for rows in work.batches():
             yield from pool.map(do, rows)
 
 

@@ -47,7 +47,7 @@ def read(path: Path, fields: Mapping[str, type], optional: Mapping[str, type] | 
     import yaml
 
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())  # noqa: S506 (a SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}", "mend the file; indentation counts in YAML") from error
     wanted = {**fields, **(optional or {})}
@@ -72,7 +72,9 @@ def instructions(name: str | os.PathLike[str] = "llava") -> list[str]:
     wordings = read(path, {"instructions": list}, {"description": str})["instructions"]
     for wording in wordings:
         if not isinstance(wording, str) or not wording.strip():
-            raise InputError(f"{path}: {wording!r} is not an instruction", "each is a line of text; put it in quotation marks if it holds a colon")
+            raise InputError(
+                f"{path}: {wording!r} is not an instruction", "each is a line of text; put it in quotation marks if it holds a colon"
+            )
         if "<image>" in wording:
             raise InputError(f"{path}: {wording!r} holds <image>, which the export adds itself", "leave it out")
     if len(set(wordings)) < len(wordings):
@@ -90,6 +92,8 @@ def _loader() -> type:
     def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key.value, str):
+                raise yaml.constructor.ConstructorError(None, None, "a list or mapping is no name of a field", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
             seen.add(key.value)

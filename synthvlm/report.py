@@ -21,7 +21,11 @@ def report(run: RunDirectory, *, selection: str = "default", out: str | os.PathL
     where there is no selection to tell. Raises RunError if there are no images, or no such selection.
     """
     where = os.fspath(out) if out is not None else f"{run.root}/report"
-    folder, _, page = where.rpartition("/") if where.endswith(".html") else (where, "", "report.html" if selection == "default" else f"report-{selection}.html")
+    folder, _, page = (
+        where.rpartition("/")
+        if where.endswith(".html")
+        else (where, "", "report.html" if selection == "default" else f"report-{selection}.html")
+    )
     store = Store(folder or ".")
     with tempfile.TemporaryDirectory(prefix="synthvlm-") as scratch, run.connect() as db:
         db.execute(f"SET temp_directory = '{scratch}'")

@@ -18,7 +18,16 @@ from synthvlm import images, parts
 from synthvlm.run import RunDirectory, Stage, fetch, image_seed, row_key
 from synthvlm.samples import ingest
 
-COLORS = {"red": "#d7372f", "blue": "#2f6fd7", "green": "#3a9d4b", "yellow": "#e8c22e", "purple": "#8547b8", "orange": "#e8842e", "white": "#f4f4f4", "black": "#222"}
+COLORS = {
+    "red": "#d7372f",
+    "blue": "#2f6fd7",
+    "green": "#3a9d4b",
+    "yellow": "#e8c22e",
+    "purple": "#8547b8",
+    "orange": "#e8842e",
+    "white": "#f4f4f4",
+    "black": "#222",
+}
 SHAPES = ("circle", "square", "triangle")
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
@@ -88,16 +97,33 @@ def fabricate_run(
         finished, pixels = [], {}
         for row in rows:
             at = (row["id"], row["candidate"])
-            done = {k: row[k] for k in ("key", "row", "id", "candidate")} | {"seed": image_seed(seed, *at), "tries": row["tries"] + 1, "batch_size": 4}
+            done = {k: row[k] for k in ("key", "row", "id", "candidate")} | {
+                "seed": image_seed(seed, *at),
+                "tries": row["tries"] + 1,
+                "batch_size": 4,
+            }
             if at in failed:
                 finished.append(done | {"error": "the fabricated generator gave up", "error_class": "MadeToFail"})
                 continue
             data = images.encode(draw(row["caption"], noise_of(*at), side, row["candidate"]), image_format, quality or 95)  # type: ignore[arg-type]
-            done |= {"width": side, "height": side, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "stored": at not in dropped}
+            done |= {
+                "width": side,
+                "height": side,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "bytes": len(data),
+                "stored": at not in dropped,
+            }
             finished.append(done | {"cut_tokens": (cut or {}).get(row["id"], 0), "note": (notes or {}).get(row["id"])})
             if at not in dropped:
                 pixels[row["key"]] = (EXTENSIONS[image_format], data)
-        info = {"host": "somewhere", "pid": 1, "device": "cpu", "threads": 1, "versions": {"python": "3.11", "synthvlm": "0.1.0"}, "seconds": 8.0}
+        info = {
+            "host": "somewhere",
+            "pid": 1,
+            "device": "cpu",
+            "threads": 1,
+            "versions": {"python": "3.11", "synthvlm": "0.1.0"},
+            "seconds": 8.0,
+        }
         parts.commit(run.store, name, shard, stage.schema, finished, pixels, info)
     if scores:
         _score(run, stage, scores, side)
@@ -119,7 +145,9 @@ def _score(run: RunDirectory, made: Stage, name: str, side: int) -> None:
     }
     identity = {"clip": {"preset": "fabricated", "output_revision": 1}, "ssim": {"side": 224}}
     plugins = [{"name": n, "distribution": "tests", "version": "1", "options": o} for n, o in identity.items()]
-    stage = run.ensure_stage(Stage(name, "score", plugins, identity, {"image": made.name, "caption": "samples"}, made.shard_size, columns=columns, cards=cards))
+    stage = run.ensure_stage(
+        Stage(name, "score", plugins, identity, {"image": made.name, "caption": "samples"}, made.shard_size, columns=columns, cards=cards)
+    )
     small = side <= 224
     for shard, rows in _pending(run, stage):
         finished = []
@@ -127,7 +155,12 @@ def _score(run: RunDirectory, made: Stage, name: str, side: int) -> None:
             assert row["key"] == row_key(stage.digest, row["id"], row["caption"], row["sha256"], row["candidate"])
             noise = noise_of(row["id"], row["candidate"])
             wobble = random.Random(row["id"]).gauss(0, 0.02)
-            values = {"clip": 0.38 - 0.12 * noise + wobble, "clip_cut": 0.0, "ssim": 1.0 if small else 0.9 - 0.3 * noise + wobble, "ssim_small": float(small)}
+            values = {
+                "clip": 0.38 - 0.12 * noise + wobble,
+                "clip_cut": 0.0,
+                "ssim": 1.0 if small else 0.9 - 0.3 * noise + wobble,
+                "ssim_small": float(small),
+            }
             finished.append({k: row[k] for k in ("key", "row", "id", "candidate", "sha256")} | {"tries": 1} | values)
         parts.commit(run.store, name, shard, stage.schema, finished, info={"device": "cpu", "versions": {"python": "3.11"}, "seconds": 1.0})
 
@@ -138,6 +171,8 @@ def _pending(run: RunDirectory, stage: Stage) -> Iterable[tuple[int, list[dict[s
             # Of the wanted rows rather than the pending ones: an image whose pixels were not kept was scored before they went.
             rows = (shard * stage.shard_size, (shard + 1) * stage.shard_size)
             have = run.parts_sql(stage, rows, "key") or "(SELECT '' AS key WHERE false)"
-            rows = fetch(db, f"SELECT *, 0 AS tries FROM {run.wanted_sql(stage, rows)} ANTI JOIN {have} USING (key) ORDER BY row, candidate")
+            rows = fetch(
+                db, f"SELECT *, 0 AS tries FROM {run.wanted_sql(stage, rows)} ANTI JOIN {have} USING (key) ORDER BY row, candidate"
+            )
             if rows:
                 yield shard, rows

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,14 +13,30 @@ import pytest
 
 from synthvlm import parts, prompts
 from synthvlm.compact import compact
-from synthvlm.errors import InputError, OptionError, RunError
+from synthvlm.errors import OptionError, RunError
 from synthvlm.export import FORMATS, export
 from synthvlm.formats import read_captions
 from synthvlm.run import RunDirectory
 from synthvlm.select import select
 from tests.fabricate import captions, fabricate_run
 
-HOSTILE = ["../../x", "/etc/passwd", "a/b", "A", "a", "con", "CON.txt", "日本", "a b", ".hidden", "x" * 101, "d41d8cd98f00b204e9800998ecf8427e", "ok_1.v-2", "COM1", "-rf"]
+HOSTILE = [
+    "../../x",
+    "/etc/passwd",
+    "a/b",
+    "A",
+    "a",
+    "con",
+    "CON.txt",
+    "日本",
+    "a b",
+    ".hidden",
+    "x" * 101,
+    "d41d8cd98f00b204e9800998ecf8427e",
+    "ok_1.v-2",
+    "COM1",
+    "-rf",
+]
 
 
 def chosen(root: Path, texts: Any, repeat: int = 2, top: str = "all", **settings: Any) -> RunDirectory:
@@ -296,41 +311,8 @@ def test_endings_follow_the_images_format(tmp_path: Path, image_format: str, end
     assert all(r["image"].endswith(ending) for r in llava(export(run, "llava")["out"]))
 
 
-def test_own_wordings_serve_and_bad_ones_are_refused(run: RunDirectory, tmp_path: Path) -> None:
+def test_own_wordings_serve(run: RunDirectory, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("instructions: ['What is it?']\n")
     export(run, "llava", out=tmp_path / "out", instructions=str(own))
     assert {r["conversations"][0]["value"].replace("<image>", "").strip() for r in llava(tmp_path / "out")} == {"What is it?"}
-    for text, problem in {
-        "instructions: []": "something in it",
-        "instructions: [a]\nwording: b": "unknown field 'wording'",
-        "description: x": "lacks the field 'instructions'",
-        "instructions: [a]\ninstructions: [b]": "stands twice",
-        "instructions: [a, a]": "twice",
-        "instructions: ['look: <image>']": "<image>",
-        "instructions: [1]": "not an instruction",
-        "- a": "fields",
-        "a: [": "cannot be read",
-    }.items():
-        own.write_text(text)
-        with pytest.raises(InputError, match=problem):
-            prompts.instructions(own)
-    with pytest.raises(OptionError, match="did you mean 'llava'"):
-        prompts.instructions("lava")
-    with pytest.raises(OptionError, match="no file"):
-        prompts.instructions(tmp_path / "none.yaml")
-
-
-def test_prompts_come_from_the_wheels_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from synthvlm import resources
-
-    folder = tmp_path / "synthvlm" / "_prompts" / "instructions"
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text("instructions: [hello]\n")
-    monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "synthvlm")
-    assert prompts.names("instructions") == ["mine"] and prompts.instructions("mine") == ["hello"]
-
-
-def test_importing_prompts_is_light() -> None:
-    code = "import sys, synthvlm.prompts; print([m for m in ('duckdb', 'pyarrow', 'pydantic', 'rich', 'plotly') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True).stdout.strip() == "[]"

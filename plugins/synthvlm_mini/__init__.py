@@ -39,7 +39,7 @@ class Mini(SDXLOptions):
     height: int | None = option(64, ge=8, multiple_of=8, help="image height in pixels; the model was trained at 64")
     steps: int | None = option(20, ge=1, help="denoising steps")
     guidance: float | None = option(2.0, ge=0, help="classifier-free guidance scale; 1 or less: no guidance, and faster")
-    guidance_rescale: float = option(0.7, ge=0, le=1, help="temper guidance: without it, this model's colours burn out; no effect without guidance")
+    guidance_rescale: float = option(0.7, ge=0, le=1, help="temper guidance: fewer clipped colours; no effect without guidance")
     batch_size: int = option(16, ge=1, help="images made together; pixels depend on it in their last bits")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option("float32", help="precision of weights and noise; auto: see sdxl")
 

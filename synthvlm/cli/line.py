@@ -62,7 +62,7 @@ def merge_scorers(settings: dict[str, Any], flags: dict[str, Any], options: dict
     settings["scorers"] = base
 
 
-def with_defaults(recipe: Any, captions: str | None, given_model: str | None) -> Any:
+def with_defaults(recipe: Any, given_model: str | None) -> Any:
     """See to it that there are captions and a model; the miniature one serves only the captions that ship with it, or when named."""
     from synthvlm.plugins import discover
     from synthvlm.resources import example_captions

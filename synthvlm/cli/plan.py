@@ -32,7 +32,7 @@ def command(captions: str | None, recipe_path: str | None, out: str | None, fetc
     from synthvlm.cli import line
 
     base = recipe.load(recipe_path) if recipe_path else recipe.builtin("synth")
-    whole = line.with_defaults(line.overlay(base, captions, out, flags), captions, flags["model"])
+    whole = line.with_defaults(line.overlay(base, captions, out, flags), flags["model"])
     click.echo("Recipe:\n" + "".join(f"  {x}\n" for x in whole.to_yaml().splitlines()))
     problems = _check(whole, flags, fetch)
     for p in problems:

@@ -29,5 +29,5 @@ def command(captions: str | None, out: str | None, **flags: Any) -> None:
     where = out or tempfile.mkdtemp(prefix="synthvlm-preview-")
     whole = line.overlay(recipe.builtin("synth"), captions, where, flags)
     steps = [s for s in whole.steps if s.verb != "export"]
-    run = line.go(line.with_defaults(whole.model_copy(update={"steps": steps}), captions, flags["model"]), flags)
+    run = line.go(line.with_defaults(whole.model_copy(update={"steps": steps}), flags["model"]), flags)
     click.echo(f"Look at: {run.results['report']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,8 @@ from synthvlm.cli import common
 
 @click.command("synth")
 @click.argument("captions", required=False)
-@click.option("--out", required=True, metavar="RUN", help="The run's folder. Running again resumes it.")
+@click.option("--input", "input_path", metavar="CAPTIONS", help="The same as CAPTIONS.")
+@click.option("--out", metavar="RUN", help="The run's folder; running again resumes it. [runs/NAME-MODEL]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the run. [0]")
 @common.input_options
 @common.model_options
@@ -19,7 +21,7 @@ from synthvlm.cli import common
 @common.select_options
 @click.option("--export", "export_formats", multiple=True, type=click.Choice(["llava", "jsonl", "imagefolder"]), help="Format of the data set; repeatable. [llava]")
 @common.execution_options
-def command(captions: str | None, out: str, **flags: Any) -> None:
+def command(captions: str | None, input_path: str | None, out: str | None, **flags: Any) -> None:
     """Captions in, the best image-caption pairs out.
 
     Generates candidates, scores each pair by CLIP + 0.5 SSIM, keeps the best, exports them and writes a report. Run the
@@ -27,5 +29,10 @@ def command(captions: str | None, out: str, **flags: Any) -> None:
     """
     from synthvlm import recipe
     from synthvlm.cli import line
+    from synthvlm.errors import OptionError
 
-    line.go(line.with_defaults(line.overlay(recipe.builtin("synth"), captions, out, flags), captions, flags["model"]), flags)
+    if captions and input_path and captions != input_path:
+        raise OptionError(f"two inputs: {captions} and {input_path}", "one run reads one; add another later with: synthvlm generate RUN --input FILE")
+    whole = line.with_defaults(line.overlay(recipe.builtin("synth"), captions or input_path, out, flags), flags["model"])
+    whole.out = whole.out or f"runs/{Path(whole.input.path).stem}-{flags['name'] or whole.first('generate').model}"
+    line.go(whole, flags)

@@ -129,7 +129,7 @@ class ChunkedPrompts(Prompts):
                 windows.append(output.hidden_states[-2])
             columns.append(torch.cat(windows, dim=1))
         assert pooled is not None, "an SDXL pipeline has a text encoder with a projection"
-        return Embedding(torch.cat(columns, dim=-1).to(encoder.dtype), pooled)
+        return Embedding(torch.cat(columns, dim=-1).to(self._towers[-1][1].dtype), pooled)
 
 
 class SD3Prompts(Prompts):

@@ -68,10 +68,11 @@ class _Worker:
         self._commands = os.fdopen(commands_in, "w", encoding="utf-8")
         self._events = os.fdopen(events_out, "r", encoding="utf-8")
         self.send(job.message() | {"device": "cpu" if device == "cpu" else "cuda:0", "device_name": device if device == "cpu" else f"gpu{device}"})
-        threading.Thread(target=self._read, args=(inbox,), daemon=True).start()
+        self.reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
+        self.reader.start()
 
     def _read(self, inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
-        with contextlib.suppress(ValueError):
+        with self._events:
             for line in self._events:
                 with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed worker may be cut
                     inbox.put((self, json.loads(line)))
@@ -201,6 +202,7 @@ class LocalExecutor:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(worker.process.pid, signal.SIGKILL)
                 worker.process.wait()
+            worker.reader.join(1)
         self._workers.clear()
 
 

@@ -29,7 +29,11 @@ def _histogram(column: str, bins: Mapping[str, Any], formula: str, selected: boo
     if bins["missing"]:
         chart["title"] += f" ({bins['missing']:,} pairs have none)"
     if "value" in bins:
-        value = "no pair has a value." if bins["value"] is None else f"every pair has the value {bins['value']:.4g}, so it has no say in the order."
+        value = (
+            "no pair has a value."
+            if bins["value"] is None
+            else f"every pair has the value {bins['value']:.4g}, so it has no say in the order."
+        )
         return chart | {"instead": value}
     centres = _centres(bins, len(bins["all"]))
     traces = []
@@ -48,7 +52,7 @@ def _histogram(column: str, bins: Mapping[str, Any], formula: str, selected: boo
                 "hovertemplate": f"{name}: %{{customdata:,}} pairs (%{{y:.1f}}%)<br>around %{{x:.4g}}<extra></extra>",
             }
         )
-    title = UNITS.get(column) or (f"Total = {formula}" if column == "total" else column)
+    title = f"Total = {formula}" if column == "total" else UNITS.get(column, column)
     return chart | {"figure": _figure(traces, title, "share of pairs (%)", 280, barmode="overlay", bargap=0, showlegend=len(traces) > 1)}
 
 
@@ -92,7 +96,15 @@ def _centres(axis: Mapping[str, float], count: int) -> list[float]:
 
 
 def _figure(traces: list[dict[str, Any]], x: str, y: str, height: int, **layout: Any) -> dict[str, Any]:
-    axis = {"gridcolor": "@line", "linecolor": "@line", "zeroline": False, "ticks": "outside", "tickcolor": "@line", "fixedrange": True, "automargin": True}
+    axis = {
+        "gridcolor": "@line",
+        "linecolor": "@line",
+        "zeroline": False,
+        "ticks": "outside",
+        "tickcolor": "@line",
+        "fixedrange": True,
+        "automargin": True,
+    }
     return {
         "data": traces,
         "layout": {

@@ -71,7 +71,9 @@ def open_subject(run: RunDirectory, db: duckdb.DuckDBPyConnection, selection: st
     summary = run.store.read_json(f"selections/{selection}.json")
     if summary is None and selection != "default":
         there = ", ".join(n.removesuffix(".json") for n in run.store.list("selections", ".json"))
-        raise RunError(f"{run.root} has no selection {selection!r}", f"it has: {there}" if there else "choose pairs first: synthvlm select RUN")
+        raise RunError(
+            f"{run.root} has no selection {selection!r}", f"it has: {there}" if there else "choose pairs first: synthvlm select RUN"
+        )
     stages = [run.stage(n) for n in run.stage_names()]
     if summary is not None and images in (None, summary["images"]):
         return Subject(run, run.stage(summary["images"]), [run.stage(n) for n in summary["scores"]], summary, db)
@@ -90,7 +92,9 @@ def open_subject(run: RunDirectory, db: duckdb.DuckDBPyConnection, selection: st
 def gather(subject: Subject) -> dict[str, Any]:
     """Return all figures. Makes the tables ``made`` (slim rows of the images) and, if there are scores, ``scored``."""
     run, db, stage = subject.run, subject.db, subject.images
-    db.execute(f"CREATE TABLE made AS SELECT key, row, id, candidate, cut_tokens, note, stored, error, error_class FROM {run.table_sql(stage)}")
+    db.execute(
+        f"CREATE TABLE made AS SELECT key, row, id, candidate, cut_tokens, note, stored, error, error_class FROM {run.table_sql(stage)}"
+    )
     figures: dict[str, Any] = {
         "run": os.path.basename(run.root.rstrip("/")) or "run",
         "seed": run.seed,
@@ -171,7 +175,12 @@ def _where(run: RunDirectory, stage: Stage, rows: int) -> dict[str, Any]:
             for name, version in (one.get("versions") or {}).items():
                 versions.setdefault(name, set()).add(version)
     rate = rows / seconds if seconds >= _LEAST_SECONDS else None
-    return {"devices": sorted(devices), "versions": {n: sorted(v) for n, v in sorted(versions.items())}, "seconds": round(seconds, 1), "rows_per_second": rate}
+    return {
+        "devices": sorted(devices),
+        "versions": {n: sorted(v) for n, v in sorted(versions.items())},
+        "seconds": round(seconds, 1),
+        "rows_per_second": rate,
+    }
 
 
 def _scored(subject: Subject) -> dict[str, Any]:
@@ -214,7 +223,9 @@ def _selection(subject: Subject, scored: Mapping[str, Any]) -> dict[str, Any]:
     assert subject.selection is not None
     chosen = subject.selection
     stale = chosen["pairs"] != scored["pairs"] or chosen["selected"] != scored["selected"]
-    return {k: chosen.get(k) for k in ("name", "top", "pairs", "captions", "selected", "winners_not_stored", "threshold", "sets", "terms")} | {"stale": stale}
+    return {
+        k: chosen.get(k) for k in ("name", "top", "pairs", "captions", "selected", "winners_not_stored", "threshold", "sets", "terms")
+    } | {"stale": stale}
 
 
 def formula(weights: Mapping[str, float]) -> str:
@@ -232,7 +243,7 @@ def means(db: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> dict
 def histogram(db: duckdb.DuckDBPyConnection, column: str) -> dict[str, Any]:
     """Return counts in bins of a round width, of all pairs and of the selected ones; or the one value that all have."""
     low, high, missing = _range(db, column)
-    if low is None or _equal(low, high):
+    if low is None or high is None or _equal(low, high):
         return {"value": low, "missing": missing}
     step, first, count = _grid(low, high, _BINS)
     bins = db.execute(
@@ -250,7 +261,7 @@ def density(db: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[str, Any]
     grids = []
     for c in columns:
         low, high, _ = _range(db, c)
-        if low is None or _equal(low, high):
+        if low is None or high is None or _equal(low, high):
             return None
         grids.append(_grid(low, high, _BINS))
     (xs, x0, nx), (ys, y0, ny) = grids

@@ -81,7 +81,12 @@ def test_registered_with_weights_that_ship() -> None:
     assert found.cls is synthvlm_mini.Mini
     options = as_dict(build(found.cls, {}, "mini"))
     assert {k: options[k] for k in ("width", "height", "steps", "guidance", "batch_size", "dtype")} == {
-        **{"width": 64, "height": 64, "steps": 20, "guidance": 2.0, "batch_size": 16, "dtype": "float32"}
+        "width": 64,
+        "height": 64,
+        "steps": 20,
+        "guidance": 2.0,
+        "batch_size": 16,
+        "dtype": "float32",
     }
     assert found.cls.recommended["repeat"] == 8
     for name, values in found.cls.recommended["scorers"].items():
@@ -132,7 +137,10 @@ def test_images_look_like_the_scenes_that_their_captions_tell(made: list[Generat
         assert scene is not None
         pixels = np.asarray(result.image, float)
         right = np.abs(pixels - world.render(scene, 64, 0)).mean()
-        wrong = min(np.abs(pixels - world.render(world.corrupt(scene, random.Random(1), what)[0], 64, 0)).mean() for what in ("background", "layout"))
+        wrong = min(
+            np.abs(pixels - world.render(world.corrupt(scene, random.Random(1), what)[0], 64, 0)).mean()
+            for what in ("background", "layout")
+        )
         assert right < wrong, caption
 
 

@@ -105,8 +105,14 @@ def test_agreement_counts_missing_and_surplus_things() -> None:
     truth = Scene((RED_CIRCLE, BLUE_STAR), "row", "white", "plain", "flat")
     assert set(world.agree(truth, truth).values()) == {1.0}
     assert world.agree(truth, Scene((RED_CIRCLE,), "left", "white", "plain", "flat")) == {
-        **{"count": 0.0, "layout": 0.0, "background": 1.0, "pattern": 1.0, "style": 1.0},
-        **{"color": 0.5, "shape": 0.5, "size": 0.5},
+        "count": 0.0,
+        "layout": 0.0,
+        "background": 1.0,
+        "pattern": 1.0,
+        "style": 1.0,
+        "color": 0.5,
+        "shape": 0.5,
+        "size": 0.5,
     }
     assert world.agree(Scene((RED_CIRCLE,)), truth) == {"count": 0.0, "color": 0.5, "shape": 0.5, "size": 0.5}
     assert set(world.agree(truth, None).values()) == {0.0}
@@ -131,9 +137,13 @@ def test_shapes_have_their_area_and_are_antialiased(shape: str) -> None:
     picture = world.render(Scene((Thing(shape, "black", "large"),), "middle", "white", "plain", "flat"), 256, 3).astype(float)
     radius = 0.15 * 1.25
     area = {
-        **{"circle": np.pi, "square": 4 * 0.88**2, "diamond": 2 * 0.92 * 1.15, "triangle": 1.06 * (1.095 + 0.74)},
+        "circle": np.pi,
+        "square": 4 * 0.88**2,
+        "diamond": 2 * 0.92 * 1.15,
+        "triangle": 1.06 * (1.095 + 0.74),
         # Ten triangles round the centre, each of 36 degrees between an outer and an inner vertex.
-        **{"cross": 4 * (2 * 0.34 - 0.34**2), "star": 10 * 0.5 * 1.1**2 * 0.45 * np.sin(np.pi / 5)},
+        "cross": 4 * (2 * 0.34 - 0.34**2),
+        "star": 10 * 0.5 * 1.1**2 * 0.45 * np.sin(np.pi / 5),
     }[shape]
     darkness = (picture.max() - picture.mean(2)) / (picture.max() - picture.min())
     assert darkness.mean() == pytest.approx(area * radius**2, rel=0.15)  # the radius varies by 5%

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from PIL import Image
+
+from synthvlm import parts
+from synthvlm.errors import RunError
+from synthvlm.report import report
+from synthvlm.reporting import charts, figures
+from synthvlm.run import RunDirectory, Stage, fetch
+from synthvlm.select import scored_sql, select
+from tests.fabricate import captions, fabricate_run
+
+EVIL = "<script>alert('caption')</script> a red circle & \"quotes\""
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def chosen(root: Path, texts: Any, repeat: int = 3, top: str = "20%", **settings: Any) -> RunDirectory:
+    run = fabricate_run(root, texts, repeat, **settings)
+    select(run, [run.stage("clip-ssim")], top=top, weights=None)
+    return run
+
+
+def page_and_figures(path: str) -> tuple[str, dict[str, Any]]:
+    """Return the page without plotly's own code, and the figures."""
+    page = Path(path).read_text("utf-8")
+    return re.sub(r"<script>/\*.*?</script>", "", page, flags=re.DOTALL), json.loads(Path(path).with_suffix(".json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    root = tmp_path_factory.mktemp("report") / "my-run"
+    texts = [*captions(29), EVIL]
+    notes = {str(n): "outside the miniature world" for n in range(4)}
+    return chosen(root, texts, side=256, failed={("3", 1), ("4", 0)}, notes=notes, cut={"5": 14, "6": 4}, shard_size=16)
+
+
+@pytest.fixture(scope="module")
+def made(run: RunDirectory) -> tuple[str, dict[str, Any], str]:
+    path = report(run)
+    return *page_and_figures(path), path
+
+
+def test_the_table_stands_in_the_page_as_the_selection_has_it(run: RunDirectory, made: tuple[str, dict[str, Any], str]) -> None:
+    page, numbers, path = made
+    assert path == f"{run.root}/report/report.html"
+    sets = run.store.read_json("selections/default.json")["sets"]  # type: ignore[index]
+    assert numbers["selection"]["sets"] == sets
+    text = html.unescape(re.sub(r"<[^>]+>", " ", page))
+    for name, values in sets.items():
+        row = f"{name.capitalize()} {values['samples']} " + " ".join(
+            f"{values[c]:.3f} ± {values[f'{c} sd']:.3f}" for c in ("clip", "ssim", "total")
+        )
+        assert row in " ".join(text.split())
+    assert "CLIPScore + 0.5 · SSIMScore" in text and "A photo depicts" in text
+
+
+def test_figures_count_what_the_run_holds(made: tuple[str, dict[str, Any], str]) -> None:
+    page, numbers, _ = made
+    images = numbers["images"]
+    assert (images["wanted"], images["made"], images["failed"], images["pending"]) == (90, 88, 2, 0)
+    assert (images["cut"], images["most_cut_tokens"], images["mean_cut_tokens"]) == (6, 14, 9.0)
+    assert numbers["notes"] == [{"note": "outside the miniature world", "images": 11}]
+    assert "11 of 88 images: outside the miniature world." in page
+    assert numbers["stages"][0]["failures"] == [{"class": "MadeToFail", "rows": 2, "example": "the fabricated generator gave up"}]
+    assert numbers["scored"]["pairs"] == 88 and numbers["scored"]["selected"] == numbers["selection"]["selected"] == 6
+    for bins in numbers["scored"]["histograms"].values():
+        assert sum(bins["all"]) == 88 and sum(bins["selected"]) == 6
+    assert sum(map(sum, numbers["scored"]["density"]["counts"])) == 88
+
+
+def test_without_a_selection_the_same_sets_are_computed(run: RunDirectory) -> None:
+    with run.connect() as db:
+        subject = figures.Subject(run, run.stage("mini"), [run.stage("clip-ssim")], None, db)
+        found = figures.gather(subject)
+    want = run.store.read_json("selections/default.json")["sets"]  # type: ignore[index]
+    for name, values in found["scored"]["sets"].items():
+        assert values == pytest.approx({k: v for k, v in want[name].items() if k in values})
+
+
+def test_one_file_that_opens_offline(made: tuple[str, dict[str, Any], str]) -> None:
+    page, _, path = made
+    whole = Path(path).read_text("utf-8")
+    assert len(whole.encode()) < 10 << 20 and whole.count("plotly.js v") == 1
+    assert not re.search(r"<link|@import|url\(|src=(?!\"data:)|href=", page)
+    assert "prefers-color-scheme: dark" in page and "@media print" in page
+
+
+def test_text_of_strangers_stays_text(tmp_path: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    run = chosen(tmp_path / "run", {"1": EVIL, evil: evil, "3": evil}, failed={("3", 0)}, notes={"1": evil}, top="all")
+    page, _ = page_and_figures(report(run))
+    assert "<script>alert" not in page and "<img src=x" not in page
+    assert html.escape(evil, quote=False) in page
+    assert charts.as_script({"name": evil}).count("<") == 0
+
+
+def test_the_same_run_gives_the_same_page(run: RunDirectory, made: tuple[str, dict[str, Any], str], tmp_path: Path) -> None:
+    again = report(run, out=tmp_path)
+    assert Path(again).read_bytes() == Path(made[2]).read_bytes()
+
+
+def test_paths_and_secrets_stay_at_home(tmp_path: Path) -> None:
+    run = chosen(tmp_path / "run", captions(4))
+    stage = run.stage("mini")
+    stage.plugins[0]["options"] |= {"api_key": "sk-very-secret", "offload_to": str(tmp_path)}
+    stage.plugins[0]["checkpoints"] = {"checkpoint": {"asked": f"{tmp_path}/weights/sdxl", "revision": "abc123"}}
+    run.ensure_stage(stage)
+    page, numbers = page_and_figures(report(run, out=tmp_path / "out"))
+    for text in (page, json.dumps(numbers)):
+        assert "sk-very-secret" not in text and str(tmp_path) not in text and '"somewhere"' not in text
+    assert numbers["stages"][0]["checkpoints"] == {"checkpoint": {"asked": "sdxl", "revision": "abc123"}}
+
+
+def test_best_and_worst_and_candidates_in_order(run: RunDirectory, made: tuple[str, dict[str, Any], str]) -> None:
+    with run.connect() as db:
+        totals = [
+            r["t"] for r in fetch(db, f"SELECT clip + 0.5 * ssim AS t FROM {scored_sql(run, [run.stage('clip-ssim')])} ORDER BY t DESC")
+        ]
+    shown = [float(t) for t in re.findall(r'<span class="total">([\d.]+)</span>', made[0])]
+    assert shown[:12] == pytest.approx(totals[:12], abs=6e-4)
+    assert shown[12:24] == pytest.approx(totals[:-13:-1], abs=6e-4)
+    assert made[0].count('class="candidates"') == 6
+    rows = [[float(t) for t in re.findall(r'class="total">([\d.]+)', row)] for row in made[0].split('class="candidates"')[1:]]
+    assert all(len(row) in (2, 3) and row == sorted(row, reverse=True) for row in rows)
+
+
+def test_thumbnails_are_small_and_small_images_stay_as_they_are(tmp_path: Path) -> None:
+    def embedded(run: RunDirectory) -> tuple[str, list[bytes]]:
+        page, _ = page_and_figures(report(run))
+        return page, [base64.b64decode(data) for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)]
+
+    large = fabricate_run(tmp_path / "large", captions(4), 1, side=700)
+    page, pictures = embedded(large)
+    assert len(pictures) == 4 and all(max(Image.open(io.BytesIO(p)).size) == 256 for p in pictures) and 'class="small"' not in page
+    tiny = fabricate_run(tmp_path / "tiny", captions(4), 1, image_format="png")
+    page, pictures = embedded(tiny)
+    assert 'class="small"' in page and all(Image.open(io.BytesIO(p)).format == "PNG" for p in pictures)
+
+
+def test_a_run_with_images_only(tmp_path: Path) -> None:
+    run = fabricate_run(tmp_path / "run", captions(5), 2, scores=None)
+    page, numbers = page_and_figures(report(run))
+    assert numbers["scored"] is None and numbers["selection"] is None
+    assert "Nothing is scored yet" in page and page.count("<figure") == 10 and "Plotly" not in page
+
+
+def test_a_run_with_scores_only(tmp_path: Path) -> None:
+    page, numbers = page_and_figures(report(fabricate_run(tmp_path / "run", captions(5), 2)))
+    assert numbers["selection"] is None and list(numbers["scored"]["sets"]) == ["all candidates", "best of each caption"]
+    assert "Nothing is selected yet" in page and "What decided" not in page
+    assert "10 of 10 pairs: the image is not larger than S and scores 1 unseen." in page
+    assert "SSIMScore: every pair has the value 1, so it has no say in the order." in page
+
+
+@pytest.mark.parametrize("stage", ["images", "scores"])
+def test_a_stage_without_rows_is_no_obstacle(tmp_path: Path, stage: str) -> None:
+    run = fabricate_run(tmp_path / "run", captions(3), 1, scores=None)
+    if stage == "images":
+        shutil.rmtree(tmp_path / "run" / "mini" / "000")
+    else:
+        run.ensure_stage(Stage("clip-ssim", "score", [], {}, {"image": "mini", "caption": "samples"}, 4, columns=["clip", "ssim"]))
+    _, numbers = page_and_figures(report(run))
+    assert numbers["images"]["pending"] == (3 if stage == "images" else 0) and numbers["scored"] is None
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    empty = RunDirectory.create(tmp_path / "empty")
+    with pytest.raises(RunError, match="no images yet"):
+        report(empty)
+    run = chosen(tmp_path / "run", captions(3))
+    with pytest.raises(RunError, match="no selection 'other'"):
+        report(run, selection="other")
+
+
+def test_a_selection_of_yesterday_is_called_so(tmp_path: Path) -> None:
+    run = chosen(tmp_path / "run", captions(6), 2)
+    assert "Select again" not in page_and_figures(report(run))[0]
+    fabricate_run(tmp_path / "run", captions(6), 4)
+    page, numbers = page_and_figures(report(run))
+    assert numbers["selection"]["stale"] and "made over 12 pairs; the run now has 24" in page
+
+
+def test_pixels_that_are_damaged_or_were_not_kept(tmp_path: Path) -> None:
+    dropped = {(str(i), c) for i in range(6) for c in (0, 1)}
+    run = chosen(tmp_path / "run", captions(6), 3, dropped=dropped, top="all")
+    tar = next((tmp_path / "run" / "mini").rglob("*.tar"))
+    tar.write_bytes(b"\0" * tar.stat().st_size)
+    page, numbers = page_and_figures(report(run))
+    assert numbers["selection"]["winners_not_stored"] > 0 and "best candidate was not stored" in page
+    assert numbers["images"]["stored"] == 6 and "not readable" in page and "data:image" in page
+
+
+def test_another_selection_and_other_places(run: RunDirectory, tmp_path: Path) -> None:
+    select(run, [run.stage("clip-ssim")], top="3", weights={"clip": 1.0}, name="by-clip")
+    path = report(run, selection="by-clip")
+    assert path.endswith("/report/report-by-clip.html")
+    page, numbers = page_and_figures(path)
+    assert numbers["scored"]["formula"] == "CLIPScore" and numbers["scored"]["density"] is None and "SSIMScore rewards" not in page
+    assert report(run, out=tmp_path / "deep" / "mine.html") == f"{tmp_path}/deep/mine.html" and (tmp_path / "deep" / "mine.json").is_file()
+
+
+def test_stages_of_one_measure_and_other_image_stages(tmp_path: Path) -> None:
+    run = fabricate_run(tmp_path / "run", captions(3), 1)
+    fabricate_run(tmp_path / "run", captions(3), 1, scores="second")
+    fabricate_run(tmp_path / "run", captions(3), 2, name="zz-other", scores="third")
+    _, numbers = page_and_figures(report(run))
+    assert [s["name"] for s in numbers["stages"]] == ["mini", "clip-ssim"] and numbers["other_stages"] == ["second", "third", "zz-other"]
+    _, other = page_and_figures(report(run, images="zz-other"))
+    assert [s["name"] for s in other["stages"]] == ["zz-other", "third"] and other["images"]["made"] == 6
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.1, 0.2, 0.9],
+        [1e-12, 2e-12],
+        [-3.0, 5.0, 7.5],
+        [0.3] * 4,
+        [float("nan"), 0.5, 0.25],
+        [float("inf"), 1.0],
+        [float("nan")],
+        [0.7, 0.7 + 1e-16],
+        [1e9, 1e9 + 1],
+    ],
+)
+def test_bins_hold_every_finite_value(values: list[float]) -> None:
+    with duckdb.connect() as db:
+        db.execute("CREATE TABLE scored (x DOUBLE, selected BOOLEAN)")
+        db.executemany("INSERT INTO scored VALUES (?, true)", [[v] for v in values])
+        bins = figures.histogram(db, "x")
+    finite = [v for v in values if abs(v) < float("inf")]
+    assert bins["missing"] == len(values) - len(finite)
+    if "value" in bins:
+        assert max(finite, default=0) - min(finite, default=0) < 1e-9 * max(1, *map(abs, [*finite, 1]))
+    else:
+        assert sum(bins["all"]) == sum(bins["selected"]) == len(finite) and 1 < len(bins["all"]) <= 70
+        assert bins["start"] <= min(finite) and max(finite) < bins["start"] + bins["step"] * len(bins["all"]) + 1e-9
+
+
+def test_charts_are_figures_that_plotly_takes(made: tuple[str, dict[str, Any], str]) -> None:
+    import plotly.graph_objects as go
+
+    drawn = charts.charts(made[1]["scored"], made[1]["selection"]["threshold"])
+    assert [c["id"] for c in drawn] == ["histogram-clip", "histogram-ssim", "histogram-total", "density"]
+    for chart in drawn:
+        text = json.dumps(chart["figure"])
+        assert set(re.findall(r"@\w+", text)) <= set(charts.COLOURS)
+        figure: Any = go.Figure(json.loads(re.sub(r"@\w+", "#123456", text)))  # raises on a property that it does not know
+        assert figure.layout.xaxis.title.text and figure.layout.yaxis.title.text
+    variables = set(re.findall(r"--(\w+):", made[0]))
+    assert {c[1:] for c in charts.COLOURS} <= variables
+
+
+def test_formula() -> None:
+    assert figures.formula({"clip": 1.0, "ssim": 0.5}) == "CLIPScore + 0.5 · SSIMScore"
+    assert figures.formula({"aesthetic": 2.0, "clip": -0.25}) == "2 · aesthetic − 0.25 · CLIPScore"
+
+
+def test_throughput_comes_from_the_parts_however_merged(tmp_path: Path) -> None:
+    from synthvlm.compact import compact
+
+    run = fabricate_run(tmp_path / "run", captions(24), 1)
+    before = page_and_figures(report(run))[1]["stages"][0]
+    compact(run, run.stage("mini"))
+    after = page_and_figures(report(run))[1]["stages"][0]
+    assert len(parts.list_parts(run.store, "mini")) == 1
+    assert before == after and after["rows_per_second"] == 0.5 and after["devices"] == ["cpu"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+def test_a_browser_draws_every_chart_without_a_network(made: tuple[str, dict[str, Any], str], tmp_path: Path) -> None:
+    quiet = [
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-quic",
+        "--disable-gpu",
+    ]
+    command = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        *quiet,
+        f"--user-data-dir={tmp_path}",
+        "--virtual-time-budget=8000",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ]
+    dom = subprocess.run([*command, "--dump-dom", f"file://{made[2]}"], capture_output=True, text=True, timeout=120, check=True).stdout
+    drawn = re.findall(r'<div class="chart js-plotly-plot" id="([\w-]+)"', dom)
+    assert drawn == ["histogram-clip", "histogram-ssim", "histogram-total", "density"]
