@@ -117,6 +117,9 @@ def _text_to_image_class(directory: str) -> Any:
 
 def _arguments(options: AnyPipeline, name: str, accepted: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     """Return the arguments of the pipeline's call; raise OptionError for one that it does not take."""
+    if (options.width is None) != (options.height is None):
+        # Stable Diffusion 1.5, for one, drops the one that is given and uses its own for both.
+        raise OptionError("width and height go together", "set both, or neither")
     wanted = options.call_arguments()
     if options.max_sequence_length is not None:
         wanted["max_sequence_length"] = options.max_sequence_length

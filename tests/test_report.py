@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from PIL import Image
 
@@ -219,53 +218,6 @@ def test_stages_of_one_measure_and_other_image_stages(tmp_path: Path) -> None:
     assert [s["name"] for s in numbers["stages"]] == ["mini", "clip-ssim"] and numbers["other_stages"] == ["second", "third", "zz-other"]
     _, other = page_and_figures(report(run, images="zz-other"))
     assert [s["name"] for s in other["stages"]] == ["zz-other", "third"] and other["images"]["made"] == 6
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        [0.1, 0.2, 0.9],
-        [1e-12, 2e-12],
-        [-3.0, 5.0, 7.5],
-        [0.3] * 4,
-        [float("nan"), 0.5, 0.25],
-        [float("inf"), 1.0],
-        [float("nan")],
-        [0.7, 0.7 + 1e-16],
-        [1e9, 1e9 + 1],
-    ],
-)
-def test_bins_hold_every_finite_value(values: list[float]) -> None:
-    with duckdb.connect() as db:
-        db.execute("CREATE TABLE scored (x DOUBLE, selected BOOLEAN)")
-        db.executemany("INSERT INTO scored VALUES (?, true)", [[v] for v in values])
-        bins = figures.histogram(db, "x")
-    finite = [v for v in values if abs(v) < float("inf")]
-    assert bins["missing"] == len(values) - len(finite)
-    if "value" in bins:
-        assert max(finite, default=0) - min(finite, default=0) < 1e-9 * max(1, *map(abs, [*finite, 1]))
-    else:
-        assert sum(bins["all"]) == sum(bins["selected"]) == len(finite) and 1 < len(bins["all"]) <= 70
-        assert bins["start"] <= min(finite) and max(finite) < bins["start"] + bins["step"] * len(bins["all"]) + 1e-9
-
-
-def test_charts_are_figures_that_plotly_takes(made: tuple[str, dict[str, Any], str]) -> None:
-    import plotly.graph_objects as go
-
-    drawn = charts.charts(made[1]["scored"], made[1]["selection"]["threshold"])
-    assert [c["id"] for c in drawn] == ["histogram-clip", "histogram-ssim", "histogram-total", "density"]
-    for chart in drawn:
-        text = json.dumps(chart["figure"])
-        assert set(re.findall(r"@\w+", text)) <= set(charts.COLOURS)
-        figure: Any = go.Figure(json.loads(re.sub(r"@\w+", "#123456", text)))  # raises on a property that it does not know
-        assert figure.layout.xaxis.title.text and figure.layout.yaxis.title.text
-    variables = set(re.findall(r"--(\w+):", made[0]))
-    assert {c[1:] for c in charts.COLOURS} <= variables
-
-
-def test_formula() -> None:
-    assert figures.formula({"clip": 1.0, "ssim": 0.5}) == "CLIPScore + 0.5 · SSIMScore"
-    assert figures.formula({"aesthetic": 2.0, "clip": -0.25}) == "2 · aesthetic − 0.25 · CLIPScore"
 
 
 def test_throughput_comes_from_the_parts_however_merged(tmp_path: Path) -> None:

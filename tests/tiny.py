@@ -76,7 +76,7 @@ def _clip_text(tokenizer: Any, projection: bool, width: int = 32) -> Any:
     # Louder than the usual initialisation, so that the caption shows in the pixels of an untrained model.
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            parameter.data.mul_(8)
+            parameter.data.mul_(3)
     return model.eval()
 
 
@@ -84,9 +84,11 @@ def _vae(latents: int, **config: Any) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=[32, 64],
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
+        # Four levels, as in the real ones: a latent stands for 8 × 8 pixels.
+        block_out_channels=(8, 16, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=8,
         latent_channels=latents,
         sample_size=SIDE,
         **config,
@@ -103,7 +105,7 @@ def _unet(cross_attention: int, embedding: int = 0) -> Any:
     return UNet2DConditionModel(
         block_out_channels=(32, 64),
         layers_per_block=1,
-        sample_size=SIDE // 2,
+        sample_size=SIDE // 8,
         in_channels=4,
         out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -184,7 +186,7 @@ def tiny_sd3(path: str | Path, t5: bool = True) -> Path:
         first = clip_tokenizer(path / "tokenizer")
         second = clip_tokenizer(path / "tokenizer_2", pad="!")
         transformer = SD3Transformer2DModel(
-            sample_size=SIDE // 2,
+            sample_size=SIDE // 8,
             patch_size=2,
             in_channels=16,
             out_channels=16,

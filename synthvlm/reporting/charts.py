@@ -57,6 +57,8 @@ def _histogram(column: str, bins: Mapping[str, Any], formula: str, selected: boo
 
 
 def _density(density: Mapping[str, Any], weights: Mapping[str, float], threshold: float | None) -> dict[str, Any]:
+    x: str
+    y: str
     x, y = density["columns"]
     counts = density["counts"]
     xs, ys = _centres(density["x"], len(counts[0])), _centres(density["y"], len(counts))

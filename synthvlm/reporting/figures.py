@@ -12,13 +12,13 @@ import duckdb
 
 from synthvlm import parts
 from synthvlm.errors import RunError
+from synthvlm.reporting.bins import density, histogram
 from synthvlm.run import RunDirectory, Stage, fetch
 from synthvlm.select import WEIGHTS, scored_sql
 
 LABELS = {"clip": "CLIPScore", "ssim": "SSIMScore", "total": "Total"}
 _REMARKS = ("_cut", "_small")
 """Endings of columns that say something about another column's value, and are no score."""
-_BINS = 40
 _MOST_NOTES = 12
 _LEAST_SECONDS = 10.0
 """Under this, seconds between commits say nothing about throughput."""
@@ -238,63 +238,6 @@ def means(db: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> dict
     """Return rows, means and standard deviations, named as a selection's ``sets`` are."""
     wanted = ", ".join(f'avg("{c}") AS "{c}", coalesce(stddev_samp("{c}"), 0) AS "{c} sd"' for c in columns)
     return fetch(db, f"SELECT count(*) AS samples, {wanted} FROM {table}")[0]
-
-
-def histogram(db: duckdb.DuckDBPyConnection, column: str) -> dict[str, Any]:
-    """Return counts in bins of a round width, of all pairs and of the selected ones; or the one value that all have."""
-    low, high, missing = _range(db, column)
-    if low is None or high is None or _equal(low, high):
-        return {"value": low, "missing": missing}
-    step, first, count = _grid(low, high, _BINS)
-    bins = db.execute(
-        f"""SELECT floor("{column}" / {step!r})::BIGINT - {first} AS bin, count(*), count(*) FILTER (selected) FROM scored
-            WHERE isfinite("{column}") GROUP BY bin"""
-    ).fetchall()
-    everything, selected = [0] * count, [0] * count
-    for n, of_all, of_selected in bins:
-        everything[n], selected[n] = of_all, of_selected
-    return {"start": first * step, "step": step, "all": everything, "selected": selected, "missing": missing}
-
-
-def density(db: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[str, Any] | None:
-    """Return counts over a grid of two columns, or None if one of them has one value only."""
-    grids = []
-    for c in columns:
-        low, high, _ = _range(db, c)
-        if low is None or high is None or _equal(low, high):
-            return None
-        grids.append(_grid(low, high, _BINS))
-    (xs, x0, nx), (ys, y0, ny) = grids
-    x, y = columns
-    cells = db.execute(
-        f"""SELECT floor("{x}" / {xs!r})::BIGINT - {x0} AS i, floor("{y}" / {ys!r})::BIGINT - {y0} AS j, count(*) FROM scored
-            WHERE isfinite("{x}") AND isfinite("{y}") GROUP BY i, j"""
-    ).fetchall()
-    counts = [[0] * nx for _ in range(ny)]
-    for i, j, n in cells:
-        counts[j][i] = n
-    return {"columns": columns, "x": {"start": x0 * xs, "step": xs}, "y": {"start": y0 * ys, "step": ys}, "counts": counts}
-
-
-def _range(db: duckdb.DuckDBPyConnection, column: str) -> tuple[float | None, float | None, int]:
-    finite = f'isfinite("{column}")'
-    values = f'min("{column}") FILTER ({finite}), max("{column}") FILTER ({finite}), count(*) FILTER ({finite}), count(*)'
-    low, high, n, total = db.execute(f"SELECT {values} FROM scored").fetchall()[0]
-    return low, high, total - n
-
-
-def _equal(low: float, high: float) -> bool:
-    """Say whether a range is too narrow to be more than rounding."""
-    return high - low <= 1e-9 * max(1.0, abs(low), abs(high))
-
-
-def _grid(low: float, high: float, bins: int) -> tuple[float, int, int]:
-    """Return a round width (1, 2 or 5 times a power of ten), the number of the first bin, and how many there are."""
-    rough = (high - low) / bins
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = float(f"{next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.6):.6g}")
-    first, last = math.floor(low / step), math.floor(high / step)
-    return step, first, last - first + 1
 
 
 def clean(data: Any) -> Any:

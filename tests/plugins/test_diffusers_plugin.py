@@ -101,7 +101,7 @@ def test_settings_reach_the_call(made: Callable[[str], Path]) -> None:
     plain = image()
     for values in ({"guidance": 3}, {"negative_prompt": "a dog"}, {"call": '{"guidance_rescale": 0.7}'}, {"call": {"eta": 0.5}}):
         assert not np.array_equal(image(**values), plain), values
-    assert image(width=48).shape == (SIDE, 48, 3)
+    assert image(width=48, height=32).shape == (32, 48, 3)
 
 
 def test_call_is_one_identity_however_written() -> None:
@@ -117,6 +117,7 @@ def test_what_the_pipeline_does_not_take_is_refused(made: Callable[[str], Path])
     for values, complaint in (
         ({"max_sequence_length": 64}, "StableDiffusionPipeline takes no max_sequence_length"),
         ({"call": '{"etas": 1}'}, "takes no etas"),
+        ({"width": 48}, "width and height go together"),
         ({"call": '{"generator": 1}'}, "call cannot set 'generator'"),
         ({"steps": 3, "call": '{"num_inference_steps": 4}'}, "call cannot set 'num_inference_steps'"),
     ):

@@ -90,7 +90,7 @@ def test_pixels_are_those_of_diffusers(sd3: Path, t5: bool, negative: str) -> No
     assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(ours, theirs, strict=True))
     # Captions handed over as text are encoded together, which changes last bits only.
     texts = pipeline(prompt=CAPTIONS, negative_prompt=[negative] * 4, **CALL, generator=seeds(4)).images
-    assert max(np.abs(a.astype(int) - np.asarray(b)).mean() for a, b in zip(ours, texts, strict=True)) < 0.05
+    assert max(np.abs(a.astype(int) - np.asarray(b)).max() for a, b in zip(ours, texts, strict=True)) <= 1
 
 
 def test_max_sequence_length_reaches_t5(sd3: Path) -> None:
@@ -180,19 +180,15 @@ def test_defaults_presets_and_wrong_options(sd3: Path) -> None:
             create(sd3, **values)
 
 
-def test_the_licence_is_told_with_its_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import httpx
+def test_the_licence_is_told_with_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError
-
-    def gated(*_: Any, **__: Any) -> None:
-        raise GatedRepoError("gated", response=httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co")))
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", gated)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     from synthvlm_sd3 import SD3
 
-    # Without local_files_only nothing is downloaded here: model_info is asked first.
+    def gated(*_: Any, **__: Any) -> None:
+        raise GatedRepoError.__new__(GatedRepoError)  # its constructor wants a response, whose library differs by version
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", gated)
     with pytest.raises(CheckpointError, match="gated") as caught:
         resolve(SD3(checkpoint="stabilityai/no-such-model-in-any-cache"))
     assert caught.value.hint

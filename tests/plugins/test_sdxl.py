@@ -100,7 +100,7 @@ def test_pixels_are_those_of_diffusers(base: Path, negative: str) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     # Captions handed over as text are encoded together, which changes last bits only.
     texts = pipeline(prompt=CAPTIONS, negative_prompt=[negative] * 4 if negative else None, **CALL, generator=seeds(4)).images
-    assert max(np.abs(a.astype(int) - np.asarray(b)).mean() for a, b in zip(ours, texts, strict=True)) < 0.05
+    assert max(np.abs(a.astype(int) - np.asarray(b)).max() for a, b in zip(ours, texts, strict=True)) <= 1
 
 
 def test_without_guidance(base: Path) -> None:
