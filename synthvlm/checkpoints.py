@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,6 @@ def resolve(options: Any, fetch: bool = True) -> tuple[Any, dict[str, Resolved]]
 
 
 def _resolve_one(asked: str, layout: str, variant: str | None, gated_page: str | None, fetch: bool) -> Resolved:
-    import re
-
     if os.path.exists(asked):
         path = os.path.abspath(asked)
         return Resolved(asked, path, f"content:{content_hash(path)}")
@@ -60,19 +60,26 @@ def _from_hub(asked: str, layout: str, variant: str | None, gated_page: str | No
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     name, _, revision = asked.partition("@")
+    cached = None
     try:
         # What is in the cache serves first, so that a run never depends on the network once its weights are here.
-        cached = snapshot_download(name, revision=revision or None, local_files_only=True)
-        if any(Path(cached).rglob("*.safetensors")) or any(Path(cached).glob("open_clip_pytorch_model.bin")):
-            return Resolved(asked, cached, Path(cached).name)
+        path = snapshot_download(name, revision=revision or None, local_files_only=True)
+        if any(Path(path).rglob("*.safetensors")) or any(Path(path).glob("open_clip_pytorch_model.bin")):
+            cached = Resolved(asked, path, Path(path).name)
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
+    if cached and (not fetch or _whole(name, cached.revision, layout, variant).exists()):
+        return cached
     if not fetch:
         raise CheckpointError(f"{asked} is not in the cache", "it will be downloaded when a run needs it")
     try:
-        info = HfApi().model_info(name, revision=revision or None)
+        info = HfApi().model_info(name, revision=cached.revision if cached else revision or None)
         files = [s.rfilename for s in info.siblings or []]
         path = snapshot_download(name, revision=info.sha, allow_patterns=files_to_fetch(files, layout, variant))
+        with contextlib.suppress(OSError):
+            mark = _whole(name, str(info.sha), layout, variant)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
         return Resolved(asked, path, str(info.sha))
     except GatedRepoError as error:
         page = gated_page or f"https://huggingface.co/{name}"
@@ -82,8 +89,19 @@ def _from_hub(asked: str, layout: str, variant: str | None, gated_page: str | No
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise CheckpointError(f"the hub has no {asked}", "check its name and revision; a private one needs HF_TOKEN") from error
     except Exception as error:  # network trouble has many classes; all mean the same to the user
+        if cached:
+            return cached
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{asked} could not be fetched: {reason}", "check the network, or give a local directory: -o checkpoint=DIR") from error
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthvlm" / "checkpoints"
+
+
+def _whole(name: str, revision: str, layout: str, variant: str | None) -> Path:
+    """Return the file that says that a download came to its end: the hub's cache looks the same when it was cut short."""
+    return _cache() / f"whole-{hashlib.sha256(repr((name, revision, layout, variant)).encode()).hexdigest()}"
 
 
 def files_to_fetch(files: list[str], layout: str, variant: str | None) -> list[str]:
@@ -94,13 +112,15 @@ def files_to_fetch(files: list[str], layout: str, variant: str | None) -> list[s
         chosen = []
         for folder in sorted({f.rsplit("/", 1)[0] for f in weights}):
             here = [f for f in weights if f.rsplit("/", 1)[0] == folder]
-            precise = [f for f in here if variant and f".{variant}." in f.rsplit("/", 1)[-1]]
-            plain = [f for f in here if f.rsplit("/", 1)[-1].split("-0000")[0].count(".") <= 1]
+            # model.safetensors, model.fp16.safetensors, model.fp16-00001-of-00002.safetensors, model-00001-of-00002.fp16.safetensors
+            kinds = {f: re.sub(r"-\d{5}-of-\d{5}", "", f.rsplit("/", 1)[-1]).split(".")[1:-1] for f in here}
+            precise = [f for f in here if variant and kinds[f] == [variant]]
+            plain = [f for f in here if not kinds[f]]
             chosen += precise or plain or here
         weights = chosen
     elif layout == "open_clip":
         # One copy of the weights in open_clip's own naming; others in the repository are for other libraries.
-        weights = [f for f in weights if f.startswith("open_clip")] or weights or [f for f in files if f == "open_clip_pytorch_model.bin"]
+        weights = [f for f in weights if f.startswith("open_clip")] or [f for f in files if f == "open_clip_pytorch_model.bin"] or weights
     small = [f for f in files if f.endswith(_SMALL) and not f.startswith(("onnx", "openvino"))]
     return sorted({*weights, *small})
 
@@ -108,11 +128,13 @@ def files_to_fetch(files: list[str], layout: str, variant: str | None) -> list[s
 def content_hash(path: str) -> str:
     """Return the SHA-256 of a file's or directory's names and bytes; remembered by size and time, since checkpoints are large."""
     root = Path(path)
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
+    # Hidden files and folders are no part of a model: the hub's client keeps times of download in `.cache`.
+    seen = [root] if root.is_file() else root.rglob("*")
+    files = sorted(p for p in seen if p.is_file() and not any(x.startswith(".") for x in p.relative_to(root).parts))
     if not files:
         raise CheckpointError(f"{path} is empty", "give the directory that holds the model's files")
     stamp = hashlib.sha256(json.dumps([(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthvlm" / "checkpoints"
+    cache = _cache()
     remembered = cache / hashlib.sha256(f"{root.resolve()}\n{stamp}".encode()).hexdigest()
     try:
         return remembered.read_text()

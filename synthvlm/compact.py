@@ -7,6 +7,7 @@ Safe at any time: the merged part is committed before the small ones go, and a r
 # pyarrow.compute makes its functions at import, where a type checker does not see them.
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
@@ -36,9 +37,12 @@ def compact(run: RunDirectory, stage: Stage, drop_stale: bool = False) -> tuple[
         run.store.sweep(stage.name)
         wanted = _wanted_keys(run, stage) if drop_stale else None
         before = parts.list_parts(run.store, stage.name)
-        for group in _groups(run, before, 1 if drop_stale else MIN_PARTS):
-            _merge(run, stage, group, wanted)
-        _drop_orphans(run, stage)
+        whole = [p for p in before if parts.damage(run.store, p) is None]
+        for group in _groups(run, whole, 1 if drop_stale else MIN_PARTS):
+            with contextlib.suppress(OSError, pa.ArrowException):  # damage is for `status --verify` and the next step to find and mend
+                _merge(run, stage, group, wanted)
+        if len(whole) == len(before):
+            _drop_orphans(run, stage)
         return len(before), len(parts.list_parts(run.store, stage.name))
 
 

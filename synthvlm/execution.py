@@ -117,8 +117,12 @@ def prepare_generate(
     execution: Execution,
     fetch: bool = True,
     registry: Registry | None = None,
+    dry: bool = False,
 ) -> Prepared:
-    """Settle a generate stage. Raises PluginError, OptionError, CheckpointError or RunMismatch before anything runs."""
+    """Settle a generate stage. Raises PluginError, OptionError, CheckpointError or RunMismatch before anything runs.
+
+    ``dry`` checks, and leaves the run as it is.
+    """
     registry = registry or discover()
     asked, record, identity, load = _plugin(registry, "generator", model, options or {}, preset, fetch, execution.python is None)
     repeat = repeat or int(getattr(asked, "recommended", {}).get("repeat", 1))
@@ -135,7 +139,7 @@ def prepare_generate(
         repeat=repeat,
         runtime=runtime,
     )
-    return Prepared(_settle(run, stage, execution), [load])
+    return Prepared(_settle(run, stage, execution, dry), [load])
 
 
 def prepare_score(
@@ -190,11 +194,11 @@ def check_name(name: str) -> str:
     return name
 
 
-def _settle(run: RunDirectory, stage: Stage, execution: Execution) -> Stage:
+def _settle(run: RunDirectory, stage: Stage, execution: Execution, dry: bool = False) -> Stage:
     """Record the stage. Its thread count stays the one it began with: results on the CPU depend on it in the last bit."""
     record = run.store.read_json(f"{stage.name}/stage.json") or {"runtime": {}}
     stage.runtime["threads"] = execution.threads or record["runtime"].get("threads") or execution.threads_each()
-    return run.ensure_stage(stage, execution.overwrite)
+    return run.ensure_stage(stage, execution.overwrite, dry)
 
 
 def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -> dict[str, Any]:

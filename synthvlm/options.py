@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -50,7 +52,7 @@ def checkpoint(default: str | None, *, help: str = "checkpoint: a local director
 def _field(default: Any, role: str, help: str, constraints: Mapping[str, Any], **extra: Any) -> Any:
     metadata = {_KEY: {"role": role, "help": help, "constraints": dict(constraints), **extra}}
     if isinstance(default, (list, dict, set)):
-        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -89,6 +91,8 @@ def describe(cls: type) -> list[OptionInfo]:
             continue
         meta = f.metadata.get(_KEY, {"role": "identity", "help": "", "constraints": {}})
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if type(default) is int and hints[f.name] is not int and float in (hints[f.name], *typing.get_args(hints[f.name])):
+            default = float(default)  # `guidance: float = 7` and -o guidance=7 are one identity
         infos.append(OptionInfo(f.name, hints[f.name], default, meta["role"], meta["help"], meta["constraints"], meta.get("layout", "any")))
     return infos
 
@@ -115,11 +119,12 @@ def build(cls: type, values: Mapping[str, Any], owner: str, preset: str | None =
             way_on = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known) or 'no options'}"
             raise OptionError(f"{owner} has no option {name!r}", way_on)
         checked[name] = _validate(known[name], value, owner)
-    missing = [n for n, info in known.items() if info.default is dataclasses.MISSING and n not in checked]
+    defaults = {n: info.default for n, info in known.items() if info.default is not dataclasses.MISSING}
+    missing = [n for n in known if n not in defaults and n not in checked]
     if missing:
         raise OptionError(f"{owner} needs the option {missing[0]!r}", f"give it with -o {missing[0]}=…")
     try:
-        return cls(**checked)
+        return cls(**defaults | checked)
     except (TypeError, ValueError) as error:
         raise OptionError(f"{owner}: {error}") from error
 
@@ -141,7 +146,20 @@ def _validate(info: OptionInfo, value: Any, owner: str) -> Any:
 def as_dict(options: Any, roles: Iterable[str] = ("identity", "checkpoint", "runtime")) -> dict[str, Any]:
     """Return the values of an options object whose role is in ``roles``, as JSON-able data."""
     wanted = set(roles)
-    return {info.name: getattr(options, info.name) for info in describe(type(options)) if info.role in wanted}
+    return {info.name: _plain(getattr(options, info.name)) for info in describe(type(options)) if info.role in wanted}
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON would give it back: what is read from a run must equal what was written."""
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(v) for v in value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def digest(data: Any) -> str:

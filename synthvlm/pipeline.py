@@ -66,8 +66,19 @@ class Run(RunDirectory):
         With ``store="best"`` each caption's candidates are scored (by ``scorers`` and ``weights``) as they are made, and
         only the best one's pixels are kept.
         """
-        best_by = dict(weights or selecting.WEIGHTS) if store == "best" else None
         shared: dict[str, Any] = {"preset": preset, "repeat": repeat, "image_format": image_format, "quality": quality, "name": name}
+        return self._generate(model, options, store, scorers, weights, **shared)
+
+    def _generate(
+        self,
+        model: str,
+        options: Mapping[str, Any],
+        store: str = "all",
+        scorers: Mapping[str, Mapping[str, Any]] | None = None,
+        weights: Mapping[str, float] | None = None,
+        **shared: Any,
+    ) -> Self:
+        best_by = dict(weights or selecting.WEIGHTS) if store == "best" else None
         made = prepare_generate(self, model, options=options, keep_best_by=best_by, execution=self.execution, **shared)
         prepared = [made]
         if best_by is not None:
@@ -155,6 +166,5 @@ def follow(recipe: Recipe, run: Run, on_step: Any = None) -> Run:
 
 
 def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, weights: Mapping[str, float] | None) -> None:
-    keep: dict[str, Any] = {"scorers": scoring.scorers, "weights": weights} if s.store == "best" else {}
-    settings: dict[str, Any] = {"repeat": s.repeat, "preset": s.preset, "name": s.name, "store": s.store, "image_format": s.image_format, "quality": s.quality}
-    run.generate(s.model, **settings, **keep, **s.options)
+    settings: dict[str, Any] = {"repeat": s.repeat, "preset": s.preset, "name": s.name, "image_format": s.image_format, "quality": s.quality}
+    run._generate(s.model, s.options, s.store, scoring.scorers, weights, **settings)

@@ -13,7 +13,7 @@ import pluggy
 
 from synthvlm import hookspecs
 from synthvlm.errors import PluginError, SynthVLMError
-from synthvlm.options import build
+from synthvlm.options import build, describe
 
 KINDS = {"generator": "register_generators", "captioner": "register_captioners", "scorer": "register_scorers"}
 
@@ -58,16 +58,22 @@ class Registry:
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         hooks = {h: kind for kind, h in KINDS.items()}
-        for attribute in dir(module):
-            if hasattr(getattr(module, attribute, None), f"{hookspecs.PROJECT}_impl") and attribute not in hooks:
-                close = difflib.get_close_matches(attribute, hooks, n=1)
-                also = f"; did you mean {close[0]}?" if close else f"; hooks are {', '.join(hooks)}"
-                self.broken.append(Broken(name, f"implements an unknown hook {attribute!r}{also}", distribution=distribution))
-                return
         try:
+            marked = [a for a in dir(module) if hasattr(getattr(module, a, None), f"{hookspecs.PROJECT}_impl")]
+            for attribute in marked:
+                if attribute not in hooks:
+                    close = difflib.get_close_matches(attribute, hooks, n=1)
+                    also = f"; did you mean {close[0]}?" if close else f"; hooks are {', '.join(hooks)}"
+                    self.broken.append(Broken(name, f"implements an unknown hook {attribute!r}{also}", distribution=distribution))
+                    return
+            if not marked:
+                reason = f"implements no hook: mark {', '.join(hooks)} with @synthvlm.hookimpl"
+                self.broken.append(Broken(name, reason, distribution=distribution))
+                return
             manager.register(module, name)
         except Exception as error:  # pluggy validates signatures: whatever it finds is the plugin's fault
-            self.broken.append(Broken(name, f"cannot be registered: {error}", distribution=distribution))
+            reason = " ".join(str(error).split())
+            self.broken.append(Broken(name, f"cannot be registered: {reason}", distribution=distribution))
             return
         for hook, kind in hooks.items():
 
@@ -87,17 +93,23 @@ class Registry:
             problem = f"registers {new.cls!r} as {new.kind} {new.name!r}: expected an options class (a frozen dataclass)"
         elif not callable(getattr(new.cls, "load", None)):
             problem = f"registers {new.cls.__name__} as {new.kind} {new.name!r}, which has no load(devices) method"
+        else:
+            try:
+                describe(new.cls)
+            except Exception as error:
+                problem = f"registers {new.cls.__name__} as {new.kind} {new.name!r}, whose options cannot be read: {error}"
         if problem:
             self.broken.append(Broken(new.plugin, problem, new.kind, str(new.name), new.distribution))
             return
-        # Captioners and generators share one name space: `--model NAME` decides the direction.
-        group = ("scorer",) if new.kind == "scorer" else ("generator", "captioner")
-        for kind in group:
+        for kind in _name_space(new.kind):
             old = self.registrations.pop((kind, new.name), None)
             if old or any(b.name == new.name and b.kind == kind for b in self.broken):
                 first = old.plugin if old else next(b.plugin for b in self.broken if b.name == new.name and b.kind == kind)
-                reason = f"the name {new.name!r} is registered by two plugins: {first} and {new.plugin}; uninstall one of them"
-                self.broken.append(Broken(new.plugin, reason, kind, new.name, new.distribution))
+                if first == new.plugin:
+                    reason = f"registers the name {new.name!r} twice"
+                else:
+                    reason = f"and {first} both register the name {new.name!r}; uninstall one of them"
+                self.broken.append(Broken(new.plugin, reason, new.kind, new.name, new.distribution))
                 return
         self.registrations[new.kind, new.name] = new
 
@@ -111,7 +123,7 @@ class Registry:
         if found:
             return found
         for b in self.broken:
-            if b.name == name and b.kind in (kind, None):
+            if b.name == name and b.kind in (None, *_name_space(kind)):
                 raise PluginError(f"plugin {b.plugin} {b.reason}")
         close = difflib.get_close_matches(name, self.names(kind), n=1)
         hint = (f"did you mean {close[0]!r}? " if close else "") + f"there are: {', '.join(self.names(kind)) or 'none'}"
@@ -124,6 +136,11 @@ class Registry:
         return build(self.get(kind, name).cls, values or {}, name, preset)
 
 
+def _name_space(kind: str) -> tuple[str, ...]:
+    """Return the kinds among which a name is unique: captioners and generators share one, since ``--model NAME`` decides the direction."""
+    return ("scorer",) if kind == "scorer" else ("generator", "captioner")
+
+
 def discover() -> Registry:
     """Load every installed plugin (entry-point group ``synthvlm``), one by one."""
     registry = Registry()
@@ -133,7 +150,7 @@ def discover() -> Registry:
         dist, version = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
         try:
             module = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, SynthVLMError) else f"{type(error).__name__}: {error}"
             registry.broken.append(Broken(point.name, f"cannot be imported: {reason}", name=point.name, distribution=dist))
             continue

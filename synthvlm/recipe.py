@@ -13,9 +13,10 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -80,6 +81,11 @@ class Step(_Strict):
     export: ExportStep | None = None
     report: ReportStep | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_settings(cls, data: Any) -> Any:
+        return {k: {} if v is None else v for k, v in data.items()} if isinstance(data, dict) else data  # YAML's `- score:`
+
     @model_validator(mode="after")
     def _one_verb(self) -> Step:
         if len(self.model_fields_set) != 1:
@@ -141,7 +147,20 @@ def parse(data: Any, where: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"]) or "recipe"
-        raise OptionError(f"{where}: {field}: {first['msg']}", "the fields are described in docs/recipes.md") from error
+        if first["type"] == "extra_forbidden":
+            there = _fields_beside(first["loc"])
+            close = difflib.get_close_matches(str(first["loc"][-1]), there, n=1)
+            raise OptionError(f"{where}: {field}: there is no such field", f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(there)}") from error
+        raise OptionError(f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}", "the fields are described in docs/recipes.md") from error
+
+
+def _fields_beside(location: tuple[str | int, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for name in location[:-1]:
+        if isinstance(name, str):
+            kind = model.model_fields[name].annotation
+            model = next(k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, BaseModel))
+    return list(model.model_fields)
 
 
 def load(path: str) -> Recipe:

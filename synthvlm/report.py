@@ -49,14 +49,21 @@ def render(numbers: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
     environment.filters |= {"count": _count, "score": _score, "percent": _percent, "label": figures.label}
     template = environment.from_string((files("synthvlm") / "reporting" / "report.html.j2").read_text(encoding="utf-8"))
     plotly = get_plotlyjs().replace("</script", "<\\/script") if scripts else ""
-    return template.render(f=numbers, shown=shown, charts=drawn, scripts=scripts, plotly=plotly, settings=settings)
+    return template.render(f=numbers, shown=shown, charts=drawn, scripts=scripts, plotly=plotly, settings=settings, on_card=on_card)
 
 
 def settings(identity: Any, path: str = "") -> list[tuple[str, str]]:
     """Return a stage's identity as (dotted name, value) lines."""
     if isinstance(identity, Mapping):
         return [line for name in identity for line in settings(identity[name], f"{path}.{name}" if path else str(name))]
-    return [(path, "none" if identity is None else str(identity))]
+    words = {"None": "none", "True": "yes", "False": "no", "": "(empty)"}
+    return [(path, words.get(str(identity), str(identity)))]
+
+
+def on_card(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a score's card as (name, value) lines; what is nested in it stands on one line."""
+    lines = [(name, settings(value)) for name, value in card.items()]
+    return [(name.replace("_", " "), ", ".join(f"{n} {v}" if n else v for n, v in values)) for name, values in lines]
 
 
 def _count(n: int | None) -> str:

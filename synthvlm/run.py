@@ -118,10 +118,10 @@ class RunDirectory:
             raise RunError(f"{self.root} has no stage {name!r}", f"it has: {', '.join(self.stage_names()) or 'none'}")
         return Stage(**record)
 
-    def ensure_stage(self, wanted: Stage, overwrite: bool = False) -> Stage:
+    def ensure_stage(self, wanted: Stage, overwrite: bool = False, dry: bool = False) -> Stage:
         """Return the stage of that name, made or brought up to date. Raises RunMismatch if its identity is another.
 
-        Runtime settings are taken over. ``repeat`` only grows: candidates that are there stay of use.
+        Runtime settings are taken over. ``repeat`` only grows: candidates that are there stay of use. ``dry`` writes nothing.
         """
         record = self.store.read_json(f"{wanted.name}/stage.json")
         if record is not None:
@@ -132,7 +132,7 @@ class RunDirectory:
             wanted.repeat = max(wanted.repeat, have.repeat)
             if have.digest == wanted.digest:
                 wanted.columns, wanted.cards = have.columns, have.cards
-        if record != asdict(wanted):
+        if record != asdict(wanted) and not dry:
             self.store.put_json(f"{wanted.name}/stage.json", asdict(wanted))
         return wanted
 

@@ -67,7 +67,8 @@ def ingest(run: RunDirectory, source: str, *, on_duplicate: str = "error", limit
     with run.store.lock(f"reading {os.path.basename(path)}", wait=600):
         record = run.record
         index = next((i for i, s in enumerate(record["sources"]) if s["path"] == path), len(record["sources"]))
-        print_now = _fingerprint(path) | {"reader": {k: v for k, v in reader.items() if v is not None}, "limit": limit}
+        settings = {k: v for k, v in reader.items() if v is not None} | {"on_duplicate": on_duplicate}
+        print_now = _fingerprint(path) | {"reader": settings, "limit": limit}
         if index < len(record["sources"]):
             before = record["sources"][index]
             if _same(before, print_now, path):
@@ -83,6 +84,8 @@ def ingest(run: RunDirectory, source: str, *, on_duplicate: str = "error", limit
             if result.rejected:
                 with run.store.writer(f"logs/rejected-{index}.jsonl") as out, rejects.open("rb") as found:
                     shutil.copyfileobj(found, out)
+            else:
+                run.store.remove(f"logs/rejected-{index}.jsonl")  # of an earlier reading of the same source
             _identify(db, staged, source, on_duplicate, result)
             _merge(run, db, index, path, result)
         print_now.setdefault("sha256", _sha256(path))
@@ -137,8 +140,12 @@ def _identify(db: duckdb.DuckDBPyConnection, files: list[str], source: str, on_d
         raise InputError(f"{source}: ids stand more than once: {named}", "--on-duplicate first keeps the first of each; --on-duplicate number renames the others")
     result.duplicates = db.execute("SELECT count(*) FROM ranked WHERE NOT made AND occurrence > 1").fetchall()[0][0]
     keep = "WHERE made OR occurrence = 1" if on_duplicate == "first" else ""
-    db.execute(f"""CREATE TABLE incoming AS SELECT n, line, caption, image, meta,
+    db.execute(f"""CREATE TABLE incoming AS SELECT n, line, caption, image, meta, made OR occurrence > 1 AS ours, occurrence,
         CASE WHEN occurrence > 1 THEN id || '-' || occurrence ELSE id END AS id FROM ranked {keep}""")
+    # An id of our making gives way to one that the user gave: a, a, a-2 become a, a-2-2, a-2.
+    clashing = "n IN (SELECT n FROM incoming QUALIFY ours AND row_number() OVER (PARTITION BY id ORDER BY ours, n) > 1)"
+    while db.execute(f"UPDATE incoming SET id = id || '-' || greatest(occurrence, 2) WHERE {clashing}").fetchall()[0][0]:
+        pass
 
 
 def _merge(run: RunDirectory, db: duckdb.DuckDBPyConnection, source: int, path: str, result: Ingested) -> None:
@@ -223,4 +230,4 @@ def _sha256(path: str) -> str:
 def _first_reject(rejects: Path) -> str:
     with rejects.open(encoding="ascii") as lines:
         first = json.loads(next(lines, "null"))
-    return f"the first problem: line {first['line']}, {first['field']}: {first['reason']}" if first else "it is empty"
+    return f"the first problem: {BadRecord(**first)}" if first else "it is empty"

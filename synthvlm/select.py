@@ -6,6 +6,7 @@ Total = Σ weight · score, by default CLIP + 0.5 · SSIM. Ties go to the smalle
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,18 +77,24 @@ def select(
     """
     weights = dict(weights or WEIGHTS)
     columns = [c for s in scores for c in s.columns]
+    unfit = [c for c, w in weights.items() if not math.isfinite(w)]
+    if unfit:
+        raise OptionError(f"the weight of {unfit[0]!r} is {weights[unfit[0]]}", "give a number")
     unknown = [c for c in weights if c not in columns]
     if unknown:
         raise RunError(f"no score stage has the column {unknown[0]!r}", f"there are: {', '.join(columns) or 'none'}; weigh them with --weight NAME=VALUE")
-    total = " + ".join(f'{float(w)!r} * "{c}"' for c, w in weights.items())
+    total = " + ".join(f'{_number(w)} * "{c}"' for c, w in weights.items())
     with run.store.lock(f"selecting {name}", wait=60), run.connect() as db:
-        db.execute(f'CREATE TABLE scored AS SELECT *, {total} AS total FROM {scored_sql(run, scores)}')
+        # A score that is no number would be the largest of all in SQL: it must not win.
+        db.execute(f"CREATE TABLE scored AS SELECT * FROM (SELECT *, {total} AS total FROM {scored_sql(run, scores)}) WHERE isfinite(total)")
         pairs, captions = db.execute("SELECT count(*), count(DISTINCT id) FROM scored").fetchall()[0]
         if pairs == 0:
             raise RunError(f"{run.root} has no scored pairs yet", "run: synthvlm score RUN")
         dropped = db.execute(f"SELECT count(*) FROM ({_best('total', 'scored')}) WHERE NOT stored").fetchall()[0][0]
         keep = parse_top(top, captions)
         db.execute(f"CREATE TABLE best AS {_best('total', '(SELECT * FROM scored WHERE stored)')}")
+        if not db.execute("SELECT count(*) FROM best").fetchall()[0][0]:
+            raise RunError(f"{run.root} has scores, but no pixels of the images that they belong to", "make them again: synthvlm generate RUN --model MODEL")
         db.execute(f"CREATE TABLE selected AS SELECT * FROM best ORDER BY total DESC, id, candidate LIMIT {keep}")
         summary = {
             "name": name,
@@ -113,6 +120,11 @@ def select(
     return summary
 
 
+def _number(value: float) -> str:
+    """Return SQL for exactly this double; a bare literal would be a DECIMAL, and rounded on its way."""
+    return f"'{float(value)!r}'::DOUBLE"
+
+
 def _best(score: str, source: str) -> str:
     return f"SELECT * FROM {source} QUALIFY row_number() OVER (PARTITION BY id ORDER BY {score} DESC, candidate) = 1"
 
@@ -128,7 +140,7 @@ def _term(db: Any, column: str, weight: float, keep: int) -> dict[str, float]:
 
     The share is cov(weight · score, Total) / var(Total) over all candidates; the shares of all terms add up to 1.
     """
-    share = db.execute(f'SELECT covar_samp({float(weight)!r} * "{column}", total) / nullif(var_samp(total), 0) FROM scored').fetchall()[0][0]
+    share = db.execute(f'SELECT covar_samp({_number(weight)} * "{column}", total) / nullif(var_samp(total), 0) FROM scored').fetchall()[0][0]
     alone = f"""SELECT * FROM ({_best(f'"{column}"', '(SELECT * FROM scored WHERE stored)')}) ORDER BY "{column}" DESC, id, candidate LIMIT {keep}"""
     same, mean = db.execute(f"SELECT count(s.id), avg(a.total) FROM ({alone}) a LEFT JOIN selected s USING (id, candidate)").fetchall()[0]
     chosen = db.execute("SELECT count(*) FROM selected").fetchall()[0][0]

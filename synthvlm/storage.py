@@ -6,7 +6,9 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from synthvlm.errors import RunError, RunLocked
 
 _TMP = ".tmp"
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 class Store:
@@ -42,13 +45,17 @@ class Store:
         """Open ``name`` for writing; it appears, complete, when the block ends without an error."""
         target = self.path(name)
         if not self.is_local:
-            with self.fs.open(target, "wb") as out:  # uploaded on close
-                yield out
+            # An fsspec file is uploaded on close, whatever happened before: only whole files may get that far.
+            with tempfile.TemporaryFile() as whole:
+                yield whole
+                whole.seek(0)
+                with self.fs.open(target, "wb") as out:
+                    shutil.copyfileobj(whole, out, 1 << 20)
             return
-        os.makedirs(os.path.dirname(target), exist_ok=True)
         head, tail = os.path.split(target)
         temporary = f"{head}/.{tail}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{_TMP}"
         try:
+            os.makedirs(head, exist_ok=True)
             with open(temporary, "wb") as out:
                 yield out
                 out.flush()
@@ -60,12 +67,15 @@ class Store:
                 os.unlink(temporary)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise RunError(f"the disk is full: {target} could not be written", "free some space and run the same command again: it resumes") from error
-            if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
+            if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is not None:
                 raise RunError(f"{target} cannot be written: {error.strerror}", "choose another --out or mend its permissions") from error
             raise
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         """Write a whole file."""
+        if not self.is_local:
+            self.fs.pipe_file(self.path(name), bytes(data))
+            return
         with self.writer(name) as out:
             out.write(data)
 
@@ -85,8 +95,10 @@ class Store:
         """Return a JSON file's content, or None if there is no such file."""
         try:
             return json.loads(self.read(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError as error:
+            raise RunError(f"{self.path(name)} cannot be read: {error.strerror}", "mend its permissions, or choose another --out") from error
         except json.JSONDecodeError as error:
             raise RunError(f"{self.path(name)} is damaged: {error}", "restore it from a copy, or begin a new run with another --out") from error
 
@@ -138,13 +150,13 @@ class Store:
         swept = 0
         for directory, _, names in os.walk(self.path(folder)):
             for name in names:
-                if name.startswith(".") and name.endswith(_TMP):
-                    owner = name[: -len(_TMP)].rsplit(".", 1)[-1]
-                    host, pid, _ = owner.rsplit("-", 2)
-                    if host == socket.gethostname() and not alive(int(pid)):
-                        with contextlib.suppress(FileNotFoundError):
-                            os.unlink(os.path.join(directory, name))
-                            swept += 1
+                # `.NAME.HOST-PID-TOKEN.tmp`; a host's name may have dots and dashes of its own.
+                head, _, rest = name.removesuffix(_TMP).rpartition(f".{socket.gethostname()}-")
+                pid = rest.partition("-")[0]
+                if head.startswith(".") and name.endswith(_TMP) and pid.isdigit() and not alive(int(pid)):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(os.path.join(directory, name))
+                        swept += 1
         return swept
 
     @contextlib.contextmanager

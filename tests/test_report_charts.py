@@ -39,7 +39,7 @@ def test_bins_hold_every_finite_value(values: list[float]) -> None:
     if "value" in bins:
         assert max(finite, default=0) - min(finite, default=0) < 1e-9 * max(1, *map(abs, [*finite, 1]))
     else:
-        assert sum(bins["all"]) == sum(bins["selected"]) == len(finite) and 1 < len(bins["all"]) <= 70
+        assert sum(bins["all"]) == sum(bins["selected"]) == len(finite) and 1 < len(bins["all"]) <= 22
         assert bins["start"] <= min(finite) and max(finite) < bins["start"] + bins["step"] * len(bins["all"]) + 1e-9
 
 

@@ -84,7 +84,7 @@ def _vae(latents: int, **config: Any) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        # Four levels, as in the real ones: a latent stands for 8 × 8 pixels.
+        # Four levels, as in the real ones: a latent stands for 8 by 8 pixels.
         block_out_channels=(8, 16, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,

@@ -59,9 +59,10 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Errors that a user can cause are a line and a way on; exit code 2, or 3 for too many failures."""
     signal.signal(signal.SIGTERM, _interrupt)
-    debug = "--debug" in (sys.argv if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given  # wherever it stands
     try:
-        code: Any = cli.main(arguments, prog_name="synthvlm", standalone_mode=False)
+        code: Any = cli.main([a for a in given if a != "--debug"], prog_name="synthvlm", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except SynthVLMError as error:
         if debug:

@@ -71,6 +71,7 @@ def with_defaults(recipe: Any, given_model: str | None) -> Any:
     named = given_model or (step is not None and "model" in step.model_fields_set)
     if recipe.input.path is None:
         recipe.input.path = example_captions()
+        recipe.out = recipe.out or "runs/demo"
         click.echo(f"No captions given: taking the examples that ship with SynthVLM ({recipe.input.path}).", err=True)
         if not named:
             click.echo("No model given: taking the miniature one (mini), which knows a small world of shapes. For real images: --model sdxl", err=True)

@@ -63,6 +63,7 @@ def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
         click.echo(f"Workers: {len(devices)} ({', '.join(devices)}), {execution.threads_each()} threads each")
         g = whole.first("generate")
         s = whole.first("score")
+        problems += _folder(whole)
         try:
             if g is not None:
                 settings = {"preset": g.preset, "repeat": g.repeat, "image_format": g.image_format, "quality": g.quality, "name": g.name}
@@ -70,12 +71,28 @@ def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
                 _tell(made)
                 problems += _disk(whole.out, made.stage, run.sample_count(), g)
                 if whole.out and os.path.exists(os.path.join(whole.out, "run.json")):
-                    prepare_generate(Run.open(whole.out), g.model, options=g.options, execution=execution, fetch=fetch, **settings)
+                    prepare_generate(Run.open(whole.out), g.model, options=g.options, execution=execution, fetch=fetch, dry=True, **settings)
                 if s is not None:
                     _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch))
         except SynthVLMError as error:
             problems.append(str(error))
     return problems
+
+
+def _folder(whole: Any) -> list[str]:
+    """Say why the run's folder will not do, if so."""
+    from synthvlm.errors import SynthVLMError
+    from synthvlm.run import RunDirectory
+
+    if not whole.out or not os.path.exists(whole.out) or (os.path.isdir(whole.out) and not os.listdir(whole.out)):
+        return []
+    try:
+        if os.path.exists(os.path.join(whole.out, "run.json")):
+            RunDirectory.create(whole.out, seed=whole.seed)  # it is there: only its seed is compared
+            return []
+    except SynthVLMError as error:
+        return [str(error)]
+    return [f"{whole.out} is not empty and holds no run\n  choose a new folder with --out"]
 
 
 def _tell(prepared: Any) -> None:

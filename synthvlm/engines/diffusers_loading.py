@@ -190,7 +190,7 @@ def _quantization(backend: str, index: dict[str, Any], components: dict[str, Any
     large = ("unet", "transformer", "text_encoder")
     names = [n for n, v in index.items() if n.startswith(large) and v[1] and "CLIP" not in v[1] and n not in components]
     four_bit: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    kwargs = four_bit if backend == "bitsandbytes_4bit" else {"load_in_8bit": True}
+    kwargs: dict[str, Any] = four_bit if backend == "bitsandbytes_4bit" else {"load_in_8bit": True}
     return PipelineQuantizationConfig(quant_backend=backend, quant_kwargs=kwargs, components_to_quantize=names)
 
 

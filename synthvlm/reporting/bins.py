@@ -7,16 +7,16 @@ from typing import Any
 
 import duckdb
 
-_BINS = 40
-"""About how many; their width is a round number."""
+_FEWEST, _MOST = 12, 40
+"""About how many bins, for few and for many pairs; their width is a round number."""
 
 
 def histogram(db: duckdb.DuckDBPyConnection, column: str) -> dict[str, Any]:
     """Return counts in bins of a round width, of all pairs and of the selected ones; or the one value that all have."""
-    low, high, missing = _range(db, column)
+    low, high, found, missing = _range(db, column)
     if low is None or high is None or _equal(low, high):
         return {"value": low, "missing": missing}
-    step, first, count = _grid(low, high, _BINS)
+    step, first, count = _grid(low, high, found)
     bins = db.execute(
         f"""SELECT floor("{column}" / {step!r})::BIGINT - {first} AS bin, count(*), count(*) FILTER (selected) FROM scored
             WHERE isfinite("{column}") GROUP BY bin"""
@@ -31,10 +31,10 @@ def density(db: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[str, Any]
     """Return counts over a grid of two columns, or None if one of them has one value only."""
     grids = []
     for c in columns:
-        low, high, _ = _range(db, c)
+        low, high, found, _ = _range(db, c)
         if low is None or high is None or _equal(low, high):
             return None
-        grids.append(_grid(low, high, _BINS))
+        grids.append(_grid(low, high, found))
     (xs, x0, nx), (ys, y0, ny) = grids
     x, y = columns
     cells = db.execute(
@@ -47,11 +47,12 @@ def density(db: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[str, Any]
     return {"columns": columns, "x": {"start": x0 * xs, "step": xs}, "y": {"start": y0 * ys, "step": ys}, "counts": counts}
 
 
-def _range(db: duckdb.DuckDBPyConnection, column: str) -> tuple[float | None, float | None, int]:
+def _range(db: duckdb.DuckDBPyConnection, column: str) -> tuple[float | None, float | None, int, int]:
+    """Return the least and the greatest finite value, and how many rows have one and have none."""
     finite = f'isfinite("{column}")'
     values = f'min("{column}") FILTER ({finite}), max("{column}") FILTER ({finite}), count(*) FILTER ({finite}), count(*)'
     low, high, n, total = db.execute(f"SELECT {values} FROM scored").fetchall()[0]
-    return low, high, total - n
+    return low, high, n, total - n
 
 
 def _equal(low: float, high: float) -> bool:
@@ -59,9 +60,9 @@ def _equal(low: float, high: float) -> bool:
     return high - low <= 1e-9 * max(1.0, abs(low), abs(high))
 
 
-def _grid(low: float, high: float, bins: int) -> tuple[float, int, int]:
+def _grid(low: float, high: float, values: int) -> tuple[float, int, int]:
     """Return a round width (1, 2 or 5 times a power of ten), the number of the first bin, and how many there are."""
-    rough = (high - low) / bins
+    rough = (high - low) / min(_MOST, max(_FEWEST, math.isqrt(values)))
     power = 10.0 ** math.floor(math.log10(rough))
     step = float(f"{next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.6):.6g}")
     first, last = math.floor(low / step), math.floor(high / step)

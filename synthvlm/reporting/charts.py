@@ -61,6 +61,7 @@ def _density(density: Mapping[str, Any], weights: Mapping[str, float], threshold
     y: str
     x, y = density["columns"]
     counts = density["counts"]
+    few = {"dtick": 1} if max(map(max, counts)) <= 5 else {}
     xs, ys = _centres(density["x"], len(counts[0])), _centres(density["y"], len(counts))
     traces: list[dict[str, Any]] = [
         {
@@ -69,7 +70,7 @@ def _density(density: Mapping[str, Any], weights: Mapping[str, float], threshold
             "y": ys,
             "z": [[n or None for n in row] for row in counts],
             "colorscale": [[0, "@faint"], [1, "@accent"]],
-            "colorbar": {"title": {"text": "pairs", "side": "right"}, "thickness": 10, "outlinewidth": 0, "tickformat": "~s"},
+            "colorbar": {"title": {"text": "pairs", "side": "right"}, "thickness": 10, "outlinewidth": 0, "tickformat": "~s", **few},
             "hoverongaps": False,
             "hovertemplate": f"%{{z:,}} pairs<br>{label(x)} %{{x:.4g}}, {label(y)} %{{y:.4g}}<extra></extra>",
         }

@@ -151,8 +151,8 @@ def test_an_incomplete_pipeline_names_what_it_lacks(sdxl: Path, tmp_path: Path) 
     (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="unet has no weights"):
         options(copy).load(["cpu"])
-    shutil.rmtree(copy / "vae")
-    with pytest.raises(CheckpointError, match="it has no vae folder|unet has no weights"):
+    shutil.rmtree(copy / "unet")
+    with pytest.raises(CheckpointError, match="it has no unet folder"):
         read_index(str(copy))
 
 

@@ -218,13 +218,15 @@ def test_the_refiner_sees_whole_captions_too(base: Path, refiner: Path) -> None:
     assert len(arrays(generator.generate(requests([LONG, "a cat"])))) == 2
 
 
-def test_another_vae(base: Path, tmp_path: Path) -> None:
+def test_another_vae(base: Path, refiner: Path, tmp_path: Path) -> None:
     other = tiny_sdxl(tmp_path / "other", scaling_factor=0.5)
     plain = arrays(load(base).generate(requests(CAPTIONS)))
     by_folder = arrays(load(base, vae=str(other / "vae")).generate(requests(CAPTIONS)))
     by_pipeline = arrays(load(base, vae=str(other)).generate(requests(CAPTIONS)))
     assert np.array_equal(by_folder, by_pipeline)
     assert not np.array_equal(plain, by_folder)
+    # With a refiner, it is the refiner that decodes.
+    assert load(base, vae=str(other), refiner=str(refiner)).refiner.vae.config.scaling_factor == 0.5
 
 
 def test_float16_decodes_in_float32_without_a_word(base: Path, recwarn: pytest.WarningsRecorder) -> None:
