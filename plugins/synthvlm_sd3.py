@@ -39,11 +39,16 @@ class SD3(DiffusersOptions):
     gated_page: ClassVar[str] = "https://huggingface.co/stabilityai/stable-diffusion-3-medium"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"authors-code": {"guidance": 10.0, "max_sequence_length": 512}}
 
+    @property
+    def unneeded_folders(self) -> tuple[str, ...]:
+        """Return the parts of the checkpoint that need not be fetched."""
+        return () if self.t5 else ("text_encoder_3", "tokenizer_3")
+
     def load(self, devices: Sequence[str]) -> SD3Generator:
         """Load the pipeline, without T5 if so told."""
         device = single_device(devices)
         options = local_options(self)
-        absent: dict[str, Any] = {} if self.t5 else {"text_encoder_3": None, "tokenizer_3": None}
+        absent: dict[str, Any] = dict.fromkeys(self.unneeded_folders)
         index = require_family(options.checkpoint, "StableDiffusion3", "Stable Diffusion 3", without=absent)
         if self.t5 and (index.get("text_encoder_3") or [None])[0] is None:
             raise OptionError(f"{options.checkpoint} has no T5 text encoder", "load it with -o t5=false")

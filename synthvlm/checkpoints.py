@@ -31,35 +31,33 @@ class Resolved:
 def resolve(options: Any, fetch: bool = True) -> tuple[Any, dict[str, Resolved]]:
     """Return ``options`` with every checkpoint field pointing to a local path, and what each resolved to.
 
-    An options class may bring weights in a way of its own by a method ``resolve_checkpoints() -> dict[str, Resolved]``.
-    Raises CheckpointError if something is not there. With ``fetch`` false nothing is downloaded.
+    ``variant``, ``unneeded_folders`` and ``gated_page`` of the options, where they have them, tell what to fetch. Raises CheckpointError if something is not there. With ``fetch`` false nothing is downloaded.
     """
     found: dict[str, Resolved] = {}
     for info in describe(type(options)):
         asked = getattr(options, info.name)
         if info.role == "checkpoint" and asked:
-            found[info.name] = _resolve_one(asked, info.layout, getattr(options, "variant", None), getattr(options, "gated_page", None), fetch)
+            found[info.name] = _resolve_one(asked, info.layout, options, fetch)
     local = dataclasses.replace(options, **{name: r.path for name, r in found.items()})
-    own = getattr(options, "resolve_checkpoints", None)
-    if own is not None:
-        found |= own(fetch=fetch)
     return local, found
 
 
-def _resolve_one(asked: str, layout: str, variant: str | None, gated_page: str | None, fetch: bool) -> Resolved:
+def _resolve_one(asked: str, layout: str, options: Any, fetch: bool) -> Resolved:
     if os.path.exists(asked):
         path = os.path.abspath(asked)
         return Resolved(asked, path, f"content:{content_hash(path)}")
     if not re.match(_HUB_ID, asked):
         raise CheckpointError(f"there is no checkpoint at {asked}", "give a local directory, or a hub id such as org/name or org/name@revision")
-    return _from_hub(asked, layout, variant, gated_page, fetch)
+    return _from_hub(asked, layout, options, fetch)
 
 
-def _from_hub(asked: str, layout: str, variant: str | None, gated_page: str | None, fetch: bool) -> Resolved:
+def _from_hub(asked: str, layout: str, options: Any, fetch: bool) -> Resolved:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     name, _, revision = asked.partition("@")
+    variant: str | None = getattr(options, "variant", None)
+    unneeded: tuple[str, ...] = getattr(options, "unneeded_folders", ())
     cached = None
     try:
         # What is in the cache serves first, so that a run never depends on the network once its weights are here.
@@ -68,21 +66,21 @@ def _from_hub(asked: str, layout: str, variant: str | None, gated_page: str | No
             cached = Resolved(asked, path, Path(path).name)
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
-    if cached and (not fetch or _whole(name, cached.revision, layout, variant).exists()):
+    if cached and (not fetch or _whole(name, cached.revision, layout, variant, unneeded).exists()):
         return cached
     if not fetch:
         raise CheckpointError(f"{asked} is not in the cache", "it will be downloaded when a run needs it")
     try:
         info = HfApi().model_info(name, revision=cached.revision if cached else revision or None)
         files = [s.rfilename for s in info.siblings or []]
-        path = snapshot_download(name, revision=info.sha, allow_patterns=files_to_fetch(files, layout, variant))
+        path = snapshot_download(name, revision=info.sha, allow_patterns=files_to_fetch(files, layout, variant, unneeded))
         with contextlib.suppress(OSError):
-            mark = _whole(name, str(info.sha), layout, variant)
+            mark = _whole(name, str(info.sha), layout, variant, unneeded)
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         return Resolved(asked, path, str(info.sha))
     except GatedRepoError as error:
-        page = gated_page or f"https://huggingface.co/{name}"
+        page = getattr(options, "gated_page", None) or f"https://huggingface.co/{name}"
         raise CheckpointError(
             f"{name} is gated: its licence must be accepted first", f"accept it at {page}, then set HF_TOKEN (or run: hf auth login) and run the same command again"
         ) from error
@@ -99,13 +97,17 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthvlm" / "checkpoints"
 
 
-def _whole(name: str, revision: str, layout: str, variant: str | None) -> Path:
+def _whole(name: str, revision: str, *what: Any) -> Path:
     """Return the file that says that a download came to its end: the hub's cache looks the same when it was cut short."""
-    return _cache() / f"whole-{hashlib.sha256(repr((name, revision, layout, variant)).encode()).hexdigest()}"
+    return _cache() / f"whole-{hashlib.sha256(repr((name, revision, *what)).encode()).hexdigest()}"
 
 
-def files_to_fetch(files: list[str], layout: str, variant: str | None) -> list[str]:
-    """Choose the files of a hub repository to fetch: configuration and safetensors, one precision, no other frameworks' weights."""
+def files_to_fetch(files: list[str], layout: str, variant: str | None, unneeded: tuple[str, ...] = ()) -> list[str]:
+    """Choose the files of a hub repository to fetch: configuration and safetensors, one precision, no other frameworks' weights.
+
+    ``unneeded``: folders that the options leave out (SD3 without T5).
+    """
+    files = [f for f in files if f.split("/", 1)[0] not in unneeded]
     weights = [f for f in files if f.endswith(".safetensors")]
     if layout == "diffusers":
         weights = [f for f in weights if "/" in f]  # single-file copies at the top hold the same again
