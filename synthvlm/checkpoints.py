@@ -85,6 +85,8 @@ def _from_hub(asked: str, layout: str, options: Any, fetch: bool) -> Resolved:
             f"{name} is gated: its licence must be accepted first", f"accept it at {page}, then set HF_TOKEN (or run: hf auth login) and run the same command again"
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        if cached:  # a private one, without its token
+            return cached
         raise CheckpointError(f"the hub has no {asked}", "check its name and revision; a private one needs HF_TOKEN") from error
     except Exception as error:  # network trouble has many classes; all mean the same to the user
         if cached:
@@ -110,7 +112,9 @@ def files_to_fetch(files: list[str], layout: str, variant: str | None, unneeded:
     files = [f for f in files if f.split("/", 1)[0] not in unneeded]
     weights = [f for f in files if f.endswith(".safetensors")]
     if layout == "diffusers":
-        weights = [f for f in weights if "/" in f]  # single-file copies at the top hold the same again
+        # Single-file copies, at the top or in folders that are no component (SD3.5's text_encoders), hold the same again.
+        weights = [f for f in weights if "/" in f]
+        weights = [f for f in weights if f"{f.rsplit('/', 1)[0]}/config.json" in files] or weights
         chosen = []
         for folder in sorted({f.rsplit("/", 1)[0] for f in weights}):
             here = [f for f in weights if f.rsplit("/", 1)[0] == folder]

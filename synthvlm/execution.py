@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import duckdb
 
 from synthvlm import checkpoints, parts
 from synthvlm.compact import compact
-from synthvlm.errors import OptionError, PluginError, RunLocked, WorkerError
+from synthvlm.errors import CheckpointError, OptionError, PluginError, RunLocked, WorkerError
 from synthvlm.executors.local import LocalExecutor, gpus
 from synthvlm.executors.schedule import Job
 from synthvlm.options import as_dict, describe
@@ -82,7 +82,13 @@ def _plugin(registry: Registry, kind: str, name: str, options: Mapping[str, Any]
     if local and registration.missing:
         extra = getattr(registration.cls, "extra", None)
         raise WorkerError(f"{name} needs {', '.join(registration.missing)}, which is not installed", f"pip install 'synthvlm[{extra}]'" if extra else None)
-    resolved, found = checkpoints.resolve(asked, fetch)
+    try:
+        resolved, found = checkpoints.resolve(asked, fetch)
+    except CheckpointError as error:
+        if kind != "scorer":
+            raise
+        way_on = (error.hint or "").replace("-o checkpoint=", f"-o {name}.checkpoint=")
+        raise CheckpointError(f"{name}: {error.message}", f"{way_on}; or choose scorers that need none of it, such as --scorer ssim") from error
     roles = {info.name: info.role for info in describe(type(asked))}
     identity = as_dict(asked, ["identity"]) | {n: None for n, r in roles.items() if r == "checkpoint"} | {n: r.revision for n, r in found.items()}
     identity["output_revision"] = getattr(asked, "output_revision", 1)
@@ -155,11 +161,10 @@ def prepare_score(
     """Settle a score stage over the images of stage ``images``."""
     registry = registry or discover()
     made = run.stage(images)
-    scorers = scorers or recommended_scorers(registry, made) or DEFAULT_SCORERS
+    scorers = scorers or recommended_scorers(registry, made.plugins[0]["name"])
     resolved = {}
     for scorer, options in scorers.items():
-        own = dict(options)
-        resolved[scorer] = _plugin(registry, "scorer", scorer, own, own.pop("preset", None), fetch, execution.python is None)
+        resolved[scorer] = _plugin(registry, "scorer", scorer, *split_preset(options), fetch, execution.python is None)
     stage = Stage(
         name=check_name(name or score_name(run, images, list(scorers))),
         kind="score",
@@ -171,13 +176,29 @@ def prepare_score(
     return Prepared(_settle(run, stage, execution), [r[3] for r in resolved.values()])
 
 
-def recommended_scorers(registry: Registry, images: Stage) -> Mapping[str, Mapping[str, Any]] | None:
-    """Return the scorers that the images' model recommends, if it does (a miniature model knows its own CLIP)."""
+def fetch_all(registry: Registry, models: Sequence[tuple[str, str, Mapping[str, Any], str | None]], execution: Execution) -> None:
+    """See to it that every (kind, name, options, preset) of a line can be had, before anything is spent on its first step.
+
+    Raises what the step itself would raise, PluginError, OptionError, CheckpointError or WorkerError, only earlier.
+    """
+    for kind, name, options, preset in models:
+        _plugin(registry, kind, name, options, preset, True, execution.python is None)
+
+
+def recommended_scorers(registry: Registry, model: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the scorers that an image model recommends (a miniature model knows its own CLIP), else the method's."""
     try:
-        cls = registry.get("generator", images.plugins[0]["name"]).cls
+        cls = registry.get("generator", model).cls
     except PluginError:  # the model's plugin is not installed here; its images are
-        return None
-    return getattr(cls, "recommended", {}).get("scorers")
+        return DEFAULT_SCORERS
+    return getattr(cls, "recommended", {}).get("scorers") or DEFAULT_SCORERS
+
+
+def split_preset(options: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return a scorer's options and its preset, which stands among them."""
+    own = dict(options)
+    preset = own.pop("preset", None)
+    return own, preset
 
 
 def score_name(run: RunDirectory, images: str, scorers: list[str]) -> str:

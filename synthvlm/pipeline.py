@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from synthvlm import select as selecting
 from synthvlm.errors import RunError
-from synthvlm.execution import Execution, execute, prepare_generate, prepare_score
+from synthvlm.execution import Execution, execute, fetch_all, prepare_generate, prepare_score, recommended_scorers, split_preset
+from synthvlm.plugins import discover
 from synthvlm.recipe import GenerateStep, Recipe, ScoreStep
 from synthvlm.run import RunDirectory, Stage
 from synthvlm.samples import Ingested, ingest
@@ -78,7 +79,7 @@ class Run(RunDirectory):
         weights: Mapping[str, float] | None = None,
         **shared: Any,
     ) -> Self:
-        best_by = dict(weights or selecting.WEIGHTS) if store == "best" else None
+        best_by = dict(weights or {}) if store == "best" else None
         made = prepare_generate(self, model, options=options, keep_best_by=best_by, execution=self.execution, **shared)
         prepared = [made]
         if best_by is not None:
@@ -139,6 +140,7 @@ class Run(RunDirectory):
 
 def follow(recipe: Recipe, run: Run, on_step: Any = None) -> Run:
     """Do a recipe's steps in order. Images that turn out damaged while they are scored are made again."""
+    _check_first(recipe, run)
     scoring: ScoreStep = recipe.first("score") or ScoreStep.model_validate({})
     selection = recipe.first("select")
     for step in recipe.steps:
@@ -163,6 +165,21 @@ def follow(recipe: Recipe, run: Run, on_step: Any = None) -> Run:
         if on_step:
             on_step("end", step.verb, run)
     return run
+
+
+def _check_first(recipe: Recipe, run: Run) -> None:
+    """Fail before spending: a line whose scorer cannot be fetched must not begin with a day of images."""
+    registry = discover()
+    models: list[tuple[str, str, Mapping[str, Any], str | None]] = []
+    making: GenerateStep | None = recipe.first("generate")
+    scoring: ScoreStep | None = recipe.first("score")
+    if making is not None:
+        models.append(("generator", making.model, making.options, making.preset))
+    if scoring is not None:
+        source = making.model if making else run.stage(scoring.images or run._images()).plugins[0]["name"]
+        for name, options in (scoring.scorers or recommended_scorers(registry, source)).items():
+            models.append(("scorer", name, *split_preset(options)))
+    fetch_all(registry, models, run.execution)
 
 
 def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, weights: Mapping[str, float] | None) -> None:

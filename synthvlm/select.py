@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -19,6 +19,11 @@ WEIGHTS: Mapping[str, float] = {"clip": 1.0, "ssim": 0.5}
 """λ = 0.5 (the paper, section 3.2)."""
 TOP = "10%"
 """100K of 1M pairs (the paper, section 3.2)."""
+
+
+def default_weights(columns: Sequence[str]) -> Mapping[str, float]:
+    """Return the method's weights, of the terms that there are: a run scored by SSIM alone is ranked by it."""
+    return {c: w for c, w in WEIGHTS.items() if c in columns} or WEIGHTS
 
 
 def parse_top(top: str | float | int, captions: int) -> int:
@@ -75,8 +80,8 @@ def select(
 
     Raises RunError if nothing is scored yet or a weight names no column.
     """
-    weights = dict(weights or WEIGHTS)
     columns = [c for s in scores for c in s.columns]
+    weights = dict(weights or default_weights(columns))
     unfit = [c for c, w in weights.items() if not math.isfinite(w)]
     if unfit:
         raise OptionError(f"the weight of {unfit[0]!r} is {weights[unfit[0]]}", "give a number")

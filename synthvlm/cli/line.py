@@ -46,13 +46,11 @@ def merge_scorers(settings: dict[str, Any], flags: dict[str, Any], options: dict
         return
     base: dict[str, Any] = dict(settings.get("scorers") or {})
     if not base:
-        from synthvlm.execution import DEFAULT_SCORERS
+        from synthvlm.execution import recommended_scorers
         from synthvlm.plugins import discover
 
-        model = next((s["generate"].get("model", "mini") for s in data["steps"] if "generate" in s), None)
-        registry = discover()
-        cls = registry.get("generator", model).cls if model else None
-        base = {k: dict(v) for k, v in (getattr(cls, "recommended", {}).get("scorers") or DEFAULT_SCORERS).items()}
+        model = next((s["generate"].get("model", "mini") for s in data["steps"] if "generate" in s), "")
+        base = {k: dict(v) for k, v in recommended_scorers(discover(), model).items()}
     if named:
         base = {n: base.get(n, {}) for n in named}
     for scorer, values in options.items():

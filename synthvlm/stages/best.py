@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from synthvlm.errors import RunError
 from synthvlm.run import Stage, fetch, row_key
 from synthvlm.sample import Failed
+from synthvlm.select import default_weights
 from synthvlm.stages.batching import run_batches
 from synthvlm.stages.generate import encode, request
 from synthvlm.stages.score import Scorers, decode, score_row
@@ -22,7 +24,10 @@ Row = dict[str, Any]
 def best_shard(context: Context, stage: Stage, generator: Any, scoring: Stage, scorers: Scorers, shard: int, suspects: frozenset[str]) -> None:
     """Make and score what is pending of a shard, and keep the pixels of the best candidate of each caption."""
     seed, kind = context.run.seed, stage.identity["image"]
-    weights: dict[str, float] = stage.runtime["keep_best_by"]
+    weights = dict(stage.runtime["keep_best_by"] or default_weights(scoring.columns))
+    unknown = [c for c in weights if c not in scoring.columns]
+    if unknown:
+        raise RunError(f"the best candidate is to be kept by {unknown[0]!r}, which no scorer makes", f"there are: {', '.join(scoring.columns)}; weigh them with --weight NAME=VALUE")
     image_writer, score_writer = context.writer(stage), context.writer(scoring)
     rows = context.pending(stage, shard)
     missing: dict[str, int] = {}
