@@ -14,7 +14,7 @@ from typing import Any
 from synthvlm.errors import CheckpointError
 from synthvlm.options import describe
 
-_HUB_ID = r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$"
+_HUB_ID = r"^\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?$"
 _SMALL = (".json", ".txt", ".model", ".jinja")
 
 

@@ -20,11 +20,11 @@ def command(name: str | None) -> None:
             click.secho(f"{kind}s", bold=True)
         for r in found:
             summary = (r.cls.__doc__ or "").strip().splitlines()[0] if r.cls.__doc__ else ""
-            click.echo(f"  {r.name:<12} {summary}")
-            click.echo(f"  {'':<12} {r.distribution} {r.version} ({r.plugin})")
+            click.echo(f"  {r.name:<18} {summary}")
+            click.echo(f"  {'':<18} {r.distribution} {r.version} ({r.plugin})")
             if r.missing:
                 extra = getattr(r.cls, "extra", None)
-                click.echo(f"  {'':<12} missing: {', '.join(r.missing)}" + (f"; pip install 'synthvlm[{extra}]'" if extra else ""))
+                click.echo(f"  {'':<18} missing: {', '.join(r.missing)}" + (f"; pip install 'synthvlm[{extra}]'" if extra else ""))
             if name is not None:
                 for info in describe(r.cls):
                     identity = "runtime" if info.role == "runtime" else "identity"

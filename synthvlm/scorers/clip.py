@@ -48,7 +48,7 @@ _REMEMBERED = 4096
 
 @dataclass(frozen=True)
 class ClipScore:
-    """Options of CLIPScore, max(cos, 0). The default is the paper's: OpenAI's ViT-B/32 with Hessel's prefix, cut at 77 tokens."""
+    """CLIPScore, max(cos, 0). The default is the paper's: OpenAI's ViT-B/32 with Hessel's prefix, cut at 77 tokens."""
 
     checkpoint: str = checkpoint(
         "timm/vit_base_patch32_clip_224.openai", help="open_clip directory, or hub id (name or name@revision)", layout="open_clip"
@@ -87,7 +87,7 @@ class ClipScore:
 
 @dataclass(frozen=True)
 class ClipScoreHessel(ClipScore):
-    """Options of CLIPScore as Hessel et al. (2021) define it: 2.5 · max(cos, 0)."""
+    """CLIPScore as Hessel et al. (2021) define it: 2.5 · max(cos, 0)."""
 
     column: str = option("clipscore_hessel", help="name of the column; the flag of cut captions is NAME_cut", min_length=1)
 

@@ -35,7 +35,7 @@ _COLUMNS = 1024
 
 @dataclass(frozen=True)
 class SSIMScore:
-    """Options of the SSIM scorer: the image is scaled so that its short side is ``side``, back to its own size, and compared."""
+    """SSIMScore: the image is scaled so that its short side is ``side``, back to its own size, and compared."""
 
     side: int = option(224, help="short side that the image is scaled to, in pixels: the input side of the CLIP model", ge=1)
     interpolation: Literal["bicubic", "lanczos", "bilinear"] = option("bicubic", help="Pillow's filter, with antialias, both ways")
