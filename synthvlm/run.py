@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import duckdb
 
@@ -21,6 +22,7 @@ from synthvlm.storage import Store
 FORMAT = 1
 SAMPLES_PER_FILE = 10_000
 SEPARATOR = "\x1f"
+T = TypeVar("T")
 
 
 @dataclass
@@ -220,17 +222,24 @@ class RunDirectory:
 
     def pending_shards(self, stage: Stage, retry_failed: bool = False) -> list[tuple[int, int]]:
         """Return (shard, rows to make) for every shard with work to do, in order."""
-        with self.connect() as c:
-            pending = self.pending_sql(stage, None, retry_failed)
-            return c.execute(f"SELECT row // {stage.shard_size} AS shard, count(*) FROM {pending} GROUP BY shard ORDER BY shard").fetchall()
+
+        def read() -> list[tuple[int, int]]:
+            with self.connect() as c:
+                pending = self.pending_sql(stage, None, retry_failed)
+                return c.execute(f"SELECT row // {stage.shard_size} AS shard, count(*) FROM {pending} GROUP BY shard ORDER BY shard").fetchall()
+
+        return steadily(read)
 
     def pending_rows(self, connection: duckdb.DuckDBPyConnection, stage: Stage, shard: int, retry_failed: bool = False) -> list[dict[str, Any]]:
         """Return the rows of one shard still to be made, in order of sample and candidate."""
         rows = (shard * stage.shard_size, (shard + 1) * stage.shard_size)
-        return fetch(connection, f"SELECT * FROM {self.pending_sql(stage, rows, retry_failed)} ORDER BY row, candidate")
+        return steadily(lambda: fetch(connection, f"SELECT * FROM {self.pending_sql(stage, rows, retry_failed)} ORDER BY row, candidate"))
 
     def tally(self, stage: Stage) -> dict[str, Any]:
-        """Count a stage's rows: wanted, made, failed (by reason) and how many pixels are kept."""
+        """Count a stage's rows: wanted, made, failed (by reason)."""
+        return steadily(lambda: self._tally(stage))
+
+    def _tally(self, stage: Stage) -> dict[str, Any]:
         with self.connect() as c:
             wanted = c.execute(f"SELECT count(*) FROM {self.wanted_sql(stage)}").fetchall()[0][0]
             table = self.table_sql(stage)
@@ -247,6 +256,18 @@ class RunDirectory:
             for name in self.stage_names()
             for p, problem in parts.repair(self.store, name, thorough)
         ]
+
+
+def steadily(read: Callable[[], T], tries: int = 6) -> T:
+    """Return ``read()``, which lists parts and reads them; done again when another process merged some away in between."""
+    for attempt in range(tries - 1):
+        try:
+            return read()
+        except (duckdb.Error, OSError) as error:
+            if not isinstance(error, FileNotFoundError) and not any(s in str(error) for s in ("No such file", "No files found", "not found")):
+                raise
+            time.sleep(0.05 * 2**attempt)
+    return read()
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:

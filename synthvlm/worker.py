@@ -24,7 +24,7 @@ from typing import Any
 from synthvlm import parts
 from synthvlm.errors import SynthVLMError
 from synthvlm.plugins import discover
-from synthvlm.run import RunDirectory, Stage
+from synthvlm.run import RunDirectory, Stage, steadily
 from synthvlm.stages.batching import DeviceLost
 from synthvlm.stages.writer import PartWriter
 
@@ -90,11 +90,15 @@ class Context:
     def relocate(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """Return the row with the place where its pixels are now, or None if nothing else holds them."""
         stage = self.run.stage(row["tar"].split("/", 1)[0])
-        found = self.run.parts_sql(stage, (row["row"], row["row"] + 1), 'sha256, id, tar, "offset"')
-        if found is None:
-            return None
-        with self.run.connect(threads=1) as db:
-            places = db.execute(f'SELECT tar, "offset" FROM {found} WHERE sha256 = ? AND id = ? AND tar != ?', [row["sha256"], row["id"], row["tar"]]).fetchall()
+
+        def read() -> list[tuple[str, int]]:
+            found = self.run.parts_sql(stage, (row["row"], row["row"] + 1), 'sha256, id, tar, "offset"')
+            if found is None:
+                return []
+            with self.run.connect(threads=1) as db:
+                return db.execute(f'SELECT tar, "offset" FROM {found} WHERE sha256 = ? AND id = ? AND tar != ?', [row["sha256"], row["id"], row["tar"]]).fetchall()
+
+        places = steadily(read)
         return row | {"tar": places[0][0], "offset": places[0][1]} if places else None
 
     def stopping(self) -> bool:

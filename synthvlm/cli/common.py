@@ -79,7 +79,7 @@ def key_values(pairs: tuple[str, ...], what: str) -> dict[str, str]:
     for pair in pairs:
         key, found, value = pair.partition("=")
         if not found or not key:
-            raise OptionError(f"{what} {pair!r} is not KEY=VALUE", f"write for example {what} steps=30")
+            raise OptionError(f"{what} {pair!r} is not KEY=VALUE", f"write for example {what} {'ssim=0.5' if what == '--weight' else 'steps=30'}")
         out[key.strip()] = value
     return out
 
@@ -89,7 +89,7 @@ def weights(pairs: tuple[str, ...]) -> dict[str, float] | None:
     try:
         return {k: float(v) for k, v in key_values(pairs, "--weight").items()} or None
     except ValueError as error:
-        raise OptionError(f"--weight wants numbers: {error}") from error
+        raise OptionError(f"--weight wants numbers: {error}", "write for example --weight ssim=0.5") from error
 
 
 def split_options(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -107,11 +107,11 @@ def split_options(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict
 
 def _value(text: str) -> Any:
     """Read a JSON object or list as such; everything else is text that the option's type reads."""
-    if text[:1] in "{[":
+    if text.startswith(("{", "[")):
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
-            raise OptionError(f"{text!r} is not JSON: {error}") from error
+            raise OptionError(f"{text!r} is not JSON: {error}", """write for example -o KEY='["a", "b"]'""") from error
     return text
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from synthvlm.errors import RunError
-from synthvlm.run import Stage, fetch, row_key
+from synthvlm.run import Stage, fetch, row_key, steadily
 from synthvlm.sample import Failed
 from synthvlm.select import default_weights
 from synthvlm.stages.batching import run_batches
@@ -101,7 +101,11 @@ def _best_so_far(context: Context, stage: Stage, scoring: Stage, shard: int, wei
     rows = (shard * stage.shard_size, (shard + 1) * stage.shard_size)
     if context.run.parts_sql(scoring, rows) is None:
         return {}
-    score = " + ".join(f'{w} * s."{c}"' for c, w in weights.items())
-    table = f"""SELECT s.id, max({score}) AS total FROM {context.run.table_sql(scoring, rows)} s
-        JOIN {context.run.table_sql(stage, rows)} g USING (id, candidate) WHERE g.stored AND s.error IS NULL GROUP BY s.id"""
-    return {r["id"]: r["total"] for r in fetch(context.connection, table)}
+    score = " + ".join(f"""'{float(w)!r}'::DOUBLE * s."{c}\"""" for c, w in weights.items())
+
+    def read() -> list[Row]:
+        table = f"""SELECT s.id, max({score}) AS total FROM {context.run.table_sql(scoring, rows)} s
+            JOIN {context.run.table_sql(stage, rows)} g USING (id, candidate) WHERE g.stored AND s.error IS NULL GROUP BY s.id"""
+        return fetch(context.connection, table)
+
+    return {r["id"]: r["total"] for r in steadily(read)}

@@ -23,6 +23,7 @@ from synthvlm.execution import Execution
 from synthvlm.pipeline import Run
 from tests import rows
 from tests.conftest import FAULTY
+from tests.fabricate import fabricate_run
 
 CHEAP = ["--model", "cheap", "--scorer", "brightness"]
 CAPTIONS = [{"id": n, "caption": f"caption {n}"} for n in range(10)]
@@ -72,7 +73,9 @@ def refused(synthvlm: Any) -> Any:
         said = synthvlm(*arguments)
         assert said.code == 2, said
         assert "Traceback" not in said.err
-        assert said.err.splitlines()[-2].startswith("Error: ") or said.err.splitlines()[-1].startswith("Error: "), said.err
+        error, way_on = said.err.splitlines()[-2:]
+        assert error.startswith("Error: "), said.err
+        assert way_on.startswith("  "), said.err
         return said.err
 
     return call
@@ -350,7 +353,9 @@ def test_without_input_the_examples_serve_and_it_says_so(synthvlm, tmp_path, mon
     said = synthvlm("synth", *CHEAP, "--limit", "1")
     assert said.code == 0, said.err
     assert "No captions given: taking the examples that ship with SynthVLM" in said.err
-    assert Run.open(tmp_path / "runs" / "captions-cheap").sample_count() == 1
+    (made,) = (tmp_path / "runs").iterdir()
+    assert made.name == "demo"
+    assert Run.open(made).sample_count() == 1
 
 
 def test_the_miniature_model_serves_only_the_examples(monkeypatch, capsys):
@@ -420,20 +425,40 @@ def test_compact(synthvlm, line, copy):
     assert result(copy) == before
 
 
-def test_compact_leaves_what_is_damaged_and_goes_on(synthvlm, copy):
-    run = Run.open(copy)
-    stage = run.stage("cheap")
-    (part,) = parts.list_parts(run.store, "cheap")
-    table, info = copy / part.path, parts.part_info(run.store, part)
-    for n in range(6):
-        shutil.copy(table, table.with_name(f"{n:06d}-{n:016x}.parquet"))
-    table.with_name("000003-0000000000000003.parquet").write_bytes(b"PAR1 no")
-    said = synthvlm("compact", copy)
+def test_compact_leaves_what_is_damaged_and_goes_on(synthvlm, tmp_path):
+    run = fabricate_run(tmp_path / "run", [f"caption {n}" for n in range(7)], shard_size=1, side=16)
+    stage = run.stage("mini")
+    images = rows.pixels(run, "mini")
+    broken = parts.list_parts(run.store, "mini")[3]
+    tar = tmp_path / "run" / parts.part_info(run.store, broken)["tar"]
+    os.utime(tar, (1, 1))
+    table = tmp_path / "run" / broken.path
+    whole = table.read_bytes()
+    table.write_bytes(b"PAR1 no")
+    said = synthvlm("compact", run.root)
     assert said.code == 0, said.err
-    assert "cheap: 7 parts → 2" in said.out
-    assert (copy / info["tar"]).exists(), "no tar goes while a table that may name it cannot be read"
-    assert synthvlm("status", copy).code == 0
-    assert run.tally(stage)["made"] == 20
+    assert "mini: 7 parts → 2" in said.out
+    assert "clip-ssim: 7 parts → 1" in said.out
+    assert tar.exists(), "no tar goes while a table that may name it cannot be read"
+    table.write_bytes(whole)
+    assert rows.pixels(run, "mini") == images
+    table.write_bytes(b"PAR1 no")
+    assert "is damaged (unreadable" in synthvlm("status", run.root).out
+    assert run.tally(stage)["made"] == 12
+
+
+def test_compact_leaves_pixels_that_are_not_what_they_were(synthvlm, tmp_path):
+    run = fabricate_run(tmp_path / "run", [f"caption {n}" for n in range(5)], shard_size=1, side=16)
+    tar = tmp_path / "run" / parts.part_info(run.store, parts.list_parts(run.store, "mini")[2])["tar"]
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 0xFF
+    tar.write_bytes(data)
+    said = synthvlm("compact", run.root)
+    assert said.code == 0, said.err
+    assert "mini: 5 parts → 5" in said.out
+    assert "set aside" in synthvlm("status", run.root, "--verify").out
+    assert "mini: 4 parts → 1" in synthvlm("compact", run.root).out
+    assert run.tally(run.stage("mini"))["made"] == 8
 
 
 def test_select_and_export(synthvlm, refused, copy):
