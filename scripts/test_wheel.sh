@@ -15,7 +15,7 @@ cd "$work/empty"
 unset PYTHONPATH
 synthvlm="$work/env/bin/synthvlm"
 "$synthvlm" plugins | tee plugins.txt
-! grep -q '^broken' plugins.txt
+if grep '^broken' plugins.txt; then exit 1; fi
 # No package of a general name may come with it.
 "$work/env/bin/python" - <<'PY'
 import importlib.metadata

@@ -35,8 +35,8 @@ def compact(run: RunDirectory, stage: Stage, drop_stale: bool = False) -> tuple[
     """
     with run.store.lock(f"compacting {stage.name}", wait=5):
         run.store.sweep(stage.name)
-        wanted = _wanted_keys(run, stage) if drop_stale else None
         before = parts.list_parts(run.store, stage.name)
+        wanted = _wanted_keys(run, stage) if drop_stale else None  # after the listing: what is made meanwhile is not in it
         whole = [p for p in before if parts.damage(run.store, p) is None]
         for group in _groups(run, whole, 1 if drop_stale else MIN_PARTS):
             with contextlib.suppress(OSError, pa.ArrowException):  # damage is for `status --verify` and the next step to find and mend
@@ -106,7 +106,10 @@ def _leaves(info: dict[str, Any]) -> list[dict[str, Any]]:
 def _once(table: pa.Table) -> pa.Table:
     """Keep one row per key: a success before a failure, then the latest try."""
     table = table.append_column("_failed", pc.is_valid(table["error"])).append_column("_n", pa.array(range(table.num_rows)))
-    order = table.select(["key", "_failed", "tries", "_n"]).sort_by([("key", "ascending"), ("_failed", "ascending"), ("tries", "descending"), ("_n", "ascending")])
+    keys: list[tuple[str, str]] = [("key", "ascending"), ("_failed", "ascending")]
+    keys += [("stored", "descending")] if "stored" in table.column_names else []
+    keys += [("tries", "descending"), ("_n", "ascending")]
+    order = table.select([name for name, _ in keys]).sort_by(keys)
     first = order.group_by("key", use_threads=False).aggregate([("_n", "first")])
     return table.take(first["_n_first"].combine_chunks().sort()).drop_columns(["_failed", "_n"])
 
@@ -124,7 +127,7 @@ def _merge_pixels(run: RunDirectory, stem: str, table: pa.Table) -> tuple[pa.Tab
     if not members:
         return table, {}
     tar, offsets = parts.pack(members)
-    name = f"{stem}-{hashlib.sha256(tar).hexdigest()[:16]}.tar"
+    name = parts.tar_name(stem, tar)
     run.store.put(name, tar)
     at = iter(offsets)
     new = [None if r["tar"] is None else next(at) for r in rows]

@@ -14,7 +14,7 @@ import duckdb
 
 from synthvlm import checkpoints, parts
 from synthvlm.compact import compact
-from synthvlm.errors import CheckpointError, OptionError, PluginError, RunLocked, WorkerError
+from synthvlm.errors import CheckpointError, OptionError, PluginError, SynthVLMError, WorkerError
 from synthvlm.executors.local import LocalExecutor, gpus
 from synthvlm.executors.schedule import Job
 from synthvlm.options import as_dict, describe
@@ -23,8 +23,8 @@ from synthvlm.run import RunDirectory, Stage
 
 _ROWS_AHEAD = 8
 """Shards per worker that even a small run is cut into, so that devices end together."""
-_SHARD_SAMPLES = {"generate": 64, "score": 1024}
-"""Samples per shard when a run is large: some minutes of work each."""
+_SHARD_SAMPLES = {"generate": (8, 64), "score": (256, 1024)}
+"""Samples per shard at least, since a run may grow later, and when it is large: some minutes of work each."""
 DEFAULT_SCORERS: Mapping[str, dict[str, Any]] = {"clip": {}, "ssim": {}}
 
 
@@ -49,7 +49,7 @@ class Execution:
     """Where and how shards run: nothing here changes what is made."""
 
     devices: list[str] | None = None
-    """GPU indices, or ``cpu`` once per worker; None: every GPU, or one CPU worker."""
+    """GPUs by their number among the visible ones, or ``cpu`` once per worker; None: every GPU, or one CPU worker."""
     threads: int | None = None
     python: str | None = None
     retry_failed: bool = False
@@ -59,8 +59,15 @@ class Execution:
     listener: Listener | None = None
 
     def resolved_devices(self) -> list[str]:
-        """Return one device per worker."""
-        return self.devices or gpus() or ["cpu"]
+        """Return one device per worker, as CUDA_VISIBLE_DEVICES wants it. Raises OptionError for a GPU that is not there."""
+        found = gpus()
+        if self.devices is None:
+            return found or ["cpu"]
+        missing = [d for d in self.devices if d != "cpu" and int(d) >= len(found)]
+        if missing:
+            there = f"there are {len(found)}, numbered from 0" if found else "none can be seen (nvidia-smi, CUDA_VISIBLE_DEVICES)"
+            raise OptionError(f"there is no GPU {missing[0]} here", there)
+        return [d if d == "cpu" else found[int(d)] for d in self.devices]
 
     def threads_each(self) -> int:
         """Return CPU threads per worker: the machine's, divided."""
@@ -104,7 +111,8 @@ def _plugin(registry: Registry, kind: str, name: str, options: Mapping[str, Any]
 
 def shard_samples(kind: str, samples: int, workers: int, repeat: int, batch_size: int) -> int:
     """Return the samples per shard: small enough that devices end together, and whole batches."""
-    size = min(_SHARD_SAMPLES[kind], max(1, math.ceil(samples / (_ROWS_AHEAD * workers))))
+    least, most = _SHARD_SAMPLES[kind]
+    size = min(most, max(least, math.ceil(samples / (_ROWS_AHEAD * workers))))
     step = batch_size // math.gcd(batch_size, repeat)
     return math.ceil(size / step) * step
 
@@ -131,6 +139,9 @@ def prepare_generate(
     """
     registry = registry or discover()
     asked, record, identity, load = _plugin(registry, "generator", model, options or {}, preset, fetch, execution.python is None)
+    for column, weight in (keep_best_by or {}).items():
+        if not math.isfinite(weight):
+            raise OptionError(f"the weight of {column!r} is {weight}", "give a number")
     repeat = repeat or int(getattr(asked, "recommended", {}).get("repeat", 1))
     runtime: dict[str, Any] = {"store": "all"} if keep_best_by is None else {"store": "best", "keep_best_by": dict(keep_best_by)}
     image = {"format": image_format, "quality": quality if image_format == "jpeg" else None}
@@ -217,9 +228,23 @@ def check_name(name: str) -> str:
 
 def _settle(run: RunDirectory, stage: Stage, execution: Execution, dry: bool = False) -> Stage:
     """Record the stage. Its thread count stays the one it began with: results on the CPU depend on it in the last bit."""
-    record = run.store.read_json(f"{stage.name}/stage.json") or {"runtime": {}}
-    stage.runtime["threads"] = execution.threads or record["runtime"].get("threads") or execution.threads_each()
-    return run.ensure_stage(stage, execution.overwrite, dry)
+    with contextlib.nullcontext() if dry else run.store.lock(f"settling {stage.name}", wait=600):
+        record = run.store.read_json(f"{stage.name}/stage.json") or {"runtime": {}}
+        stage.runtime["threads"] = execution.threads or record["runtime"].get("threads") or execution.threads_each()
+        settled = run.ensure_stage(stage, execution.overwrite, dry)
+    if settled.kind == "score" and not settled.columns:
+        _recall_columns(run, settled)
+    return settled
+
+
+def _recall_columns(run: RunDirectory, stage: Stage) -> None:
+    """Take a score stage's columns and cards from its parts, where stage.json has lost them (``--overwrite`` and back, a kill)."""
+    for part in parts.list_parts(run.store, stage.name):
+        info = parts.part_info(run.store, part)
+        for leaf in info.get("merged", [info]):
+            if leaf.get("stage") == stage.digest and leaf.get("columns"):
+                _note_columns(run, [Prepared(stage)], {"columns": {stage.name: leaf["columns"]}, "cards": {stage.name: leaf["cards"]}})
+                return
 
 
 def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -> dict[str, Any]:
@@ -248,8 +273,10 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
             break  # what is left cannot be made now: its source turned out damaged
     if worked:
         for p in prepared:
-            with contextlib.suppress(RunLocked):  # another process is at it
+            try:
                 compact(run, p.stage)
+            except (SynthVLMError, OSError) as error:  # the work is done and safe; merging it can wait
+                _tell(execution, "not_compacted", {"stage": p.stage.name, "reason": str(error).splitlines()[0]})
     return run.tally(first) | {"damaged_parts": damaged}
 
 
@@ -259,7 +286,7 @@ def _work(run: RunDirectory, prepared: list[Prepared], execution: Execution, pen
     devices = execution.resolved_devices()
     job = Job(
         run=run.root,
-        stages=[p.stage.name for p in prepared],
+        stages=[asdict(p.stage) for p in prepared],
         plugins={p.stage.name: p.plugins for p in prepared},
         devices=devices,
         threads=first.runtime["threads"],
@@ -272,7 +299,7 @@ def _work(run: RunDirectory, prepared: list[Prepared], execution: Execution, pen
     if execution.listener:
         execution.listener.start(first.name, sum(n for _, n in pending), devices)
     try:
-        LocalExecutor(job, logs, hear, lambda shard, key, reason: _set_row_aside(run, first, shard, key, reason)).run([s for s, _ in pending])
+        LocalExecutor(job, logs, hear, lambda shard, key, reason: _set_row_aside(run, first, shard, key, reason, execution.retry_failed)).run([s for s, _ in pending])
     finally:
         if execution.listener:
             execution.listener.finish()
@@ -312,16 +339,18 @@ def _note_columns(run: RunDirectory, prepared: list[Prepared], facts: dict[str, 
     """Write what a loaded scorer says of its columns into its stage."""
     for p in prepared:
         if p.stage.name in facts["columns"]:
-            before = asdict(p.stage)
             p.stage.columns, p.stage.cards = facts["columns"][p.stage.name], facts["cards"][p.stage.name]
-            if asdict(p.stage) != before:
-                run.store.put_json(f"{p.stage.name}/stage.json", asdict(p.stage))
+            with run.store.lock(f"settling {p.stage.name}", wait=600):
+                now = run.stage(p.stage.name)
+                if now.digest == p.stage.digest and (now.columns, now.cards) != (p.stage.columns, p.stage.cards):
+                    now.columns, now.cards = p.stage.columns, p.stage.cards
+                    run.store.put_json(f"{now.name}/stage.json", asdict(now))
 
 
-def _set_row_aside(run: RunDirectory, stage: Stage, shard: int, key: str, reason: str) -> None:
+def _set_row_aside(run: RunDirectory, stage: Stage, shard: int, key: str, reason: str, retry_failed: bool) -> None:
     """Record a row that kills its workers as failed, so that the rest can go on."""
     with run.connect(1) as db:
-        for row in run.pending_rows(db, stage, shard):
+        for row in run.pending_rows(db, stage, shard, retry_failed):
             if row["key"] == key:
                 kept = {f.name: row[f.name] for f in stage.schema if f.name in ("key", "row", "id", "candidate", "sha256") and f.name in row}
                 failed = kept | {"error": reason, "error_class": "WorkerDied", "tries": row["tries"] + 1}

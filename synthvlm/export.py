@@ -27,7 +27,7 @@ import duckdb
 from synthvlm import export_formats, prompts
 from synthvlm.errors import OptionError, RunError
 from synthvlm.export_formats import FORMATS, IMAGE_TOKEN, Layout, Row
-from synthvlm.run import SAMPLES_PER_FILE, RunDirectory
+from synthvlm.run import SAMPLES_PER_FILE, RunDirectory, quote
 from synthvlm.storage import Store
 
 _BATCH = 256
@@ -87,7 +87,7 @@ def export(
     where = f"{run.root}/exports/{format}" + ("" if selection == "default" else f"-{selection}") if out is None else os.fspath(out)
     store = Store(where)
     with tempfile.TemporaryDirectory(prefix="synthvlm-") as scratch, run.connect() as db:
-        db.execute(f"SET temp_directory = '{scratch}'")
+        db.execute(f"SET temp_directory = {quote(scratch)}")
         work = _Export(run, store, format, selection, [*summary["cards"], "total"], wordings, db)
         store.sweep("" if own else work.layout.images)
         _plan(work, summary["images"])

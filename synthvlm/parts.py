@@ -5,10 +5,12 @@ A part of shard 12 is ``<stage>/000/000012-<digest>.parquet``; a merged one name
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import tarfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +94,7 @@ def commit(
     metadata = dict(info or {})
     if pixels:
         tar, offsets = pack([(f"{r['row']:09d}-{r['candidate']:03d}.{pixels[r['key']][0]}", pixels[r["key"]][1]) for r in rows if r["key"] in pixels])
-        name = f"{where}/{label}-{hashlib.sha256(tar).hexdigest()[:16]}.tar"
+        name = tar_name(f"{where}/{label}", tar)
         store.put(name, tar)
         metadata |= {"tar": name, "tar_bytes": len(tar), "tar_sha256": hashlib.sha256(tar).hexdigest()}
         offset = iter(offsets)
@@ -100,6 +102,11 @@ def commit(
         table = table.set_column(schema.get_field_index("tar"), schema.field("tar"), pa.array([None if a is None else name for a in at], pa.string()))
         table = table.set_column(schema.get_field_index("offset"), schema.field("offset"), pa.array(at, pa.int64()))
     return write_table(store, f"{where}/{label}", table, metadata)
+
+
+def tar_name(stem: str, tar: bytes) -> str:
+    """Return a name of its own for a part's pixels: two processes that made the same ones must not share, and delete, one file."""
+    return f"{stem}-{hashlib.sha256(tar).hexdigest()[:16]}-{uuid.uuid4().hex[:8]}.tar"
 
 
 def write_table(store: Store, stem: str, table: pa.Table, info: Mapping[str, Any]) -> str:
@@ -153,7 +160,11 @@ def damage(store: Store, part: Part, thorough: bool = False) -> str | None:
     """Say what is wrong with a part, or None. ``thorough`` reads every byte; otherwise footers and sizes only."""
     try:
         info = part_info(store, part)
+    except FileNotFoundError:  # merged away by another process: nothing is lost
+        return None
     except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk or the network is in trouble, which says nothing of the part
         return f"unreadable: {error}".splitlines()[0]
     if thorough and hashlib.sha256(store.read(part.path)).hexdigest()[:16] != part.digest:
         return "its bytes do not match its name"
@@ -169,7 +180,14 @@ def damage(store: Store, part: Part, thorough: bool = False) -> str | None:
 def set_aside(store: Store, part: Part) -> str:
     """Move a damaged part out of the way (its rows are then wanted again); return where it went."""
     target = f"damaged/{part.path}"
+    try:
+        tar = part_info(store, part).get("tar")
+    except (pa.ArrowException, OSError, ValueError):
+        tar = None
     store.move(part.path, target)
+    if tar:
+        with contextlib.suppress(FileNotFoundError):
+            store.move(tar, f"damaged/{tar}")
     return target
 
 

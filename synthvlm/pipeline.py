@@ -77,13 +77,14 @@ class Run(RunDirectory):
         store: str = "all",
         scorers: Mapping[str, Mapping[str, Any]] | None = None,
         weights: Mapping[str, float] | None = None,
+        score_as: str | None = None,
         **shared: Any,
     ) -> Self:
         best_by = dict(weights or {}) if store == "best" else None
         made = prepare_generate(self, model, options=options, keep_best_by=best_by, execution=self.execution, **shared)
         prepared = [made]
         if best_by is not None:
-            prepared.append(prepare_score(self, made.stage.name, scorers, execution=self.execution))
+            prepared.append(prepare_score(self, made.stage.name, scorers, name=score_as, execution=self.execution))
         self.results["generate"] = execute(self, prepared, self.execution) | {"stage": made.stage.name}
         return self
 
@@ -138,12 +139,17 @@ class Run(RunDirectory):
         return found
 
 
-def follow(recipe: Recipe, run: Run, on_step: Any = None) -> Run:
-    """Do a recipe's steps in order. Images that turn out damaged while they are scored are made again."""
+def follow(recipe: Recipe, run: Run, on_step: Any = None, only: str | None = None) -> Run:
+    """Do a recipe's steps in order. Images that turn out damaged while they are scored are made again.
+
+    ``only``: one verb's steps; the others still tell what it needs of them (what ``store: best`` scores by).
+    """
     _check_first(recipe, run)
     scoring: ScoreStep = recipe.first("score") or ScoreStep.model_validate({})
     selection = recipe.first("select")
     for step in recipe.steps:
+        if only and step.verb != only:
+            continue
         if on_step:
             on_step("begin", step.verb, run)
         s = step.settings
@@ -184,4 +190,4 @@ def _check_first(recipe: Recipe, run: Run) -> None:
 
 def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, weights: Mapping[str, float] | None) -> None:
     settings: dict[str, Any] = {"repeat": s.repeat, "preset": s.preset, "name": s.name, "image_format": s.image_format, "quality": s.quality}
-    run._generate(s.model, s.options, s.store, scoring.scorers, weights, **settings)
+    run._generate(s.model, s.options, s.store, scoring.scorers, weights, scoring.name, **settings)

@@ -44,11 +44,13 @@ class Reporter:
             self._rows(facts)
         elif kind == "died":
             self._line(f"worker on {facts['device']} died ({facts['how']}); restarted, its batch is tried again. Log: {facts['log']}")
+        elif kind == "not_compacted":
+            self._line(f"{facts['stage']}: its files could not be merged now ({facts['reason']}); `synthvlm compact` does it later")
         elif kind == "damaged":
             self._line(f"damaged: {facts['part']}; set aside, its rows are made again")
 
     def _rows(self, facts: dict[str, Any]) -> None:
-        count = facts["made"] + len(facts["failed"])
+        count = facts["made"] + len(facts["failed"]) if facts.get("stage", self._stage) == self._stage else 0
         self._done += count
         self._per_device[facts["device"]] += count
         for failure in facts["failed"]:

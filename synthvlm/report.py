@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from synthvlm.reporting import charts, figures, pictures
-from synthvlm.run import RunDirectory
+from synthvlm.run import RunDirectory, quote
 from synthvlm.storage import Store
 
 
@@ -28,7 +28,7 @@ def report(run: RunDirectory, *, selection: str = "default", out: str | os.PathL
     )
     store = Store(folder or ".")
     with tempfile.TemporaryDirectory(prefix="synthvlm-") as scratch, run.connect() as db:
-        db.execute(f"SET temp_directory = '{scratch}'")
+        db.execute(f"SET temp_directory = {quote(scratch)}")
         subject = figures.open_subject(run, db, selection, images)
         numbers = figures.gather(subject)
         shown = pictures.gather(subject)

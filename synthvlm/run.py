@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -131,8 +132,8 @@ class RunDirectory:
             if not overwrite:
                 self._refuse_mismatch(have, wanted)
             wanted.shard_size = have.shard_size
-            wanted.repeat = max(wanted.repeat, have.repeat)
             if have.digest == wanted.digest:
+                wanted.repeat = max(wanted.repeat, have.repeat)
                 wanted.columns, wanted.cards = have.columns, have.cards
         if record != asdict(wanted) and not dry:
             self.store.put_json(f"{wanted.name}/stage.json", asdict(wanted))
@@ -165,8 +166,8 @@ class RunDirectory:
         if not names:
             return 0
         with self.connect(1) as c:
-            last = self.store.url(f"samples/{names[-1]}")
-            return (len(names) - 1) * SAMPLES_PER_FILE + c.execute("SELECT count(*) FROM read_parquet(?)", [last]).fetchall()[0][0]
+            last = self._read([f"samples/{names[-1]}"])
+            return (len(names) - 1) * SAMPLES_PER_FILE + c.execute(f"SELECT count(*) FROM {last}").fetchall()[0][0]
 
     def samples_sql(self, rows: tuple[int, int] | None = None) -> str:
         """Return SQL for the samples, or for those of the half-open range of rows."""
@@ -176,7 +177,7 @@ class RunDirectory:
         if not names:
             return "(SELECT 0::BIGINT AS row, '' AS id, ''::VARCHAR AS caption, ''::VARCHAR AS image, ''::VARCHAR AS meta, 0 AS source WHERE false)"
         where = "" if rows is None else f" WHERE row >= {rows[0]} AND row < {rows[1]}"
-        return f"(SELECT * FROM read_parquet({_files(self.store.url(f'samples/{n}') for n in names)}){where})"
+        return f"(SELECT * FROM {self._read(f'samples/{n}' for n in names)}{where})"
 
     def parts_sql(self, stage: Stage, rows: tuple[int, int] | None = None, columns: str = "*") -> str | None:
         """Return SQL for what stands in committed parts, stale rows included, or None if there is no part."""
@@ -184,11 +185,16 @@ class RunDirectory:
         found = parts.list_parts(self.store, stage.name, shards)
         if not found:
             return None
-        return f"(SELECT {columns} FROM read_parquet({_files(self.store.url(p.path) for p in found)}, union_by_name = true))"
+        return f"(SELECT {columns} FROM {self._read(p.path for p in found)})"
+
+    def _read(self, names: Iterable[str]) -> str:
+        """Return SQL that reads Parquet files of the run, by their names and no other: no globbing, no columns out of a path."""
+        urls = ", ".join(quote(re.sub(r"([*?\[])", r"[\1]", self.store.url(n))) for n in names)
+        return f"read_parquet([{urls}], union_by_name = true, hive_partitioning = false)"
 
     def wanted_sql(self, stage: Stage, rows: tuple[int, int] | None = None) -> str:
         """Return SQL for the keys that ``stage`` wants, each with the values it consumes."""
-        head = _quote(stage.digest)
+        head = quote(stage.digest)
         if stage.kind == "generate":
             return f"""(SELECT md5(concat_ws(chr(31), {head}, id, caption, candidate)) AS key, row, id, candidate::INTEGER AS candidate, caption
                 FROM {self.samples_sql(rows)}, range({stage.repeat}) r(candidate) WHERE caption IS NOT NULL)"""
@@ -205,7 +211,8 @@ class RunDirectory:
         if present is None:
             empty = ", ".join(f"NULL::{_SQL_TYPES[str(f.type)]} AS {_name(f.name)}" for f in stage.schema)
             return f"(SELECT {empty}, NULL::VARCHAR AS caption WHERE false)"
-        once = "QUALIFY row_number() OVER (PARTITION BY key ORDER BY error IS NOT NULL, tries DESC) = 1"
+        stored = ", stored DESC" if stage.kind == "generate" else ""
+        once = f"QUALIFY row_number() OVER (PARTITION BY key ORDER BY error IS NOT NULL{stored}, tries DESC) = 1"
         return f"""(SELECT p.* EXCLUDE (row), w.row, w.caption FROM {self.wanted_sql(stage, rows)} w
                 JOIN (SELECT * FROM {present} {once}) p USING (key))"""
 
@@ -236,7 +243,7 @@ class RunDirectory:
         return steadily(lambda: fetch(connection, f"SELECT * FROM {self.pending_sql(stage, rows, retry_failed)} ORDER BY row, candidate"))
 
     def tally(self, stage: Stage) -> dict[str, Any]:
-        """Count a stage's rows: wanted, made, failed (by reason)."""
+        """Count a stage's rows: wanted, made, failed (by reason); ``without_pixels`` can no longer be scored."""
         return steadily(lambda: self._tally(stage))
 
     def _tally(self, stage: Stage) -> dict[str, Any]:
@@ -247,7 +254,22 @@ class RunDirectory:
             reasons = c.execute(
                 f"SELECT error_class, count(*), min(error) FROM {table} WHERE error IS NOT NULL GROUP BY error_class ORDER BY count(*) DESC, error_class"
             ).fetchall()
-        return {"wanted": wanted, "made": made, "failed": failed, "failures": [{"class": c, "rows": n, "example": e} for c, n, e in reasons]}
+            lost = 0
+            if stage.kind == "score":
+                present = self.parts_sql(stage, columns="key") or "(SELECT '' AS key WHERE false)"
+                lost = c.execute(f"SELECT count(*) FROM {self.wanted_sql(stage)} w ANTI JOIN {present} USING (key) WHERE NOT stored").fetchall()[0][0]
+        failures = [{"class": c, "rows": n, "example": e} for c, n, e in reasons]
+        return {"wanted": wanted - lost, "made": made, "failed": failed, "failures": failures, "without_pixels": lost}
+
+    def check(self, thorough: bool = False) -> list[str]:
+        """Return a line for each damaged part; nothing is touched."""
+        lines = []
+        for name in self.stage_names():
+            for part in parts.list_parts(self.store, name):
+                problem = parts.damage(self.store, part, thorough)
+                if problem:
+                    lines.append(f"part {part.path} is damaged ({problem}); the next run makes its rows again")
+        return lines
 
     def repair(self, thorough: bool = False) -> list[str]:
         """Set damaged parts aside, so that their rows are wanted again; return a line for each."""
@@ -286,11 +308,8 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any,
         yield path, old, new
 
 
-def _files(urls: Any) -> str:
-    return "[" + ", ".join(_quote(u) for u in urls) + "]"
-
-
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """Return text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from synthvlm.errors import InputError, RunError
 from synthvlm.formats import BadRecord, read_captions
-from synthvlm.run import SAMPLES_PER_FILE, RunDirectory
+from synthvlm.run import SAMPLES_PER_FILE, SEPARATOR, RunDirectory, quote
 from synthvlm.sample import Sample
 
 SCHEMA = pa.schema(
@@ -74,7 +74,7 @@ def ingest(run: RunDirectory, source: str, *, on_duplicate: str = "error", limit
             if _same(before, print_now, path):
                 return Ingested(**before["result"] | {"added": 0, "edited": 0, "unchanged": True})
         with tempfile.TemporaryDirectory(prefix="synthvlm-") as scratch, duckdb.connect() as db:
-            db.execute(f"SET temp_directory = '{scratch}'")
+            db.execute(f"SET temp_directory = {quote(scratch)}")
             result = Ingested(path)
             rejects = Path(scratch) / "rejected.jsonl"
             records: Iterable[Sample | BadRecord] = read_captions(source, **reader)
@@ -105,6 +105,8 @@ def _stage_chunks(records: Iterable[Sample | BadRecord], scratch: Path, result: 
     for chunk in _chunks(records, 50_000):
         rows = []
         for n, record in chunk:
+            if isinstance(record, Sample) and SEPARATOR in f"{record.id}{record.caption}":
+                record = BadRecord(record.line or n + 1, "caption", "holds the control character U+001F, which separates the parts of a key")
             if isinstance(record, BadRecord):
                 result.rejected += 1
                 rejects.write(json.dumps(asdict(record), ensure_ascii=True) + "\n")
@@ -130,7 +132,7 @@ def _identify(db: duckdb.DuckDBPyConnection, files: list[str], source: str, on_d
 
     A missing id is the hash of the caption, plus the occurrence from the second on: the same line keeps its id when others are added.
     """
-    db.execute(f"CREATE VIEW staged AS SELECT * FROM read_parquet({files!r})")
+    db.execute(f"CREATE VIEW staged AS SELECT * FROM read_parquet([{', '.join(map(quote, files))}])")
     db.execute("""CREATE TABLE given AS SELECT * EXCLUDE (id), id IS NULL AS made,
         coalesce(id, substr(md5(caption), 1, 16)) AS id FROM staged""")
     db.execute("CREATE TABLE ranked AS SELECT *, row_number() OVER (PARTITION BY id, made ORDER BY n) AS occurrence FROM given")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,7 +22,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from synthvlm.errors import RunError, RunLocked
 
+log = logging.getLogger("synthvlm")
 _TMP = ".tmp"
+LOCK_STALE = 120.0
+"""Seconds after which a lock that its holder does not touch is taken over."""
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
@@ -163,24 +168,50 @@ class Store:
     def lock(self, what: str, wait: float = 0.0) -> Iterator[None]:
         """Hold the run for an exclusive step; raises RunLocked, naming host and pid, if another process holds it after ``wait`` seconds.
 
-        The lock of a process of this host that is no longer alive is taken over.
+        The lock of a process of this host that is no longer alive is taken over; so is another host's that its holder has not
+        touched for two minutes.
         """
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "what": what, "token": uuid.uuid4().hex}
-        deadline = time.monotonic() + wait
+        began = time.monotonic()
+        told, seen, since = False, None, began
         while not self._try_lock(mine):
             holder = self.read_json("lock.json")
-            if holder and holder["host"] == mine["host"] and not alive(holder["pid"]):
+            if not holder:
+                continue
+            touched = (holder["token"], self._touched())
+            if touched != seen:
+                seen, since = touched, time.monotonic()
+            dead = not alive(holder["pid"]) if holder["host"] == mine["host"] else time.monotonic() - since > LOCK_STALE
+            if dead and self.is_local:
                 self._break_lock(holder)
                 continue
-            if time.monotonic() >= deadline and holder:
-                who = f"{holder['what']} (pid {holder['pid']} on {holder['host']})"
-                raise RunLocked(f"the run is held by another process: {who}", f"wait for it; if it is dead, delete {self.path('lock.json')}")
+            who = f"{holder['what']} (pid {holder['pid']} on {holder['host']})"
+            way_on = f"wait for it; if it is dead, delete {self.path('lock.json')}"
+            if time.monotonic() - began >= wait:
+                raise RunLocked(f"the run is held by another process: {who}", way_on)
+            if not told and time.monotonic() - began > 2:
+                told = True
+                log.warning("waiting: the run is held by another process: %s; %s", who, way_on)
             time.sleep(0.1)
+        released = threading.Event()
+        threading.Thread(target=self._keep_touching, args=(released,), daemon=True).start()
         try:
             yield
         finally:
+            released.set()
             if (self.read_json("lock.json") or {}).get("token") == mine["token"]:
                 self.remove("lock.json")
+
+    def _touched(self) -> float | None:
+        try:
+            return self.modified("lock.json")
+        except (OSError, NotImplementedError):
+            return None
+
+    def _keep_touching(self, released: threading.Event) -> None:
+        while self.is_local and not released.wait(LOCK_STALE / 8):
+            with contextlib.suppress(OSError):
+                os.utime(self.path("lock.json"))
 
     def _try_lock(self, mine: dict[str, Any]) -> bool:
         if not self.is_local:  # object stores have no exclusive create everywhere; the holder's token tells who won

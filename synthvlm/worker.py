@@ -47,12 +47,17 @@ class Context:
         self._background = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: list[Future[None]] = []
         self.versions: dict[str, str] = {}
+        self.skip: set[str] = set()
+        """Rows that were given up: they killed their workers."""
+        self.commit_lock = threading.RLock()
+        self._looking, self._looked_at = threading.Lock(), set[str]()
         self.shard = -1
         """The shard at work; the one before may still be on its way to the disk."""
 
     def pending(self, stage: Stage, shard: int) -> list[dict[str, Any]]:
         """Return the shard's rows still to be made, as the run directory has it now."""
-        return self.run.pending_rows(self.connection, stage, shard, self._job.get("retry_failed", False))
+        rows = self.run.pending_rows(self.connection, stage, shard, self._job.get("retry_failed", False))
+        return [r for r in rows if r["key"] not in self.skip]
 
     def writer(self, stage: Stage) -> PartWriter:
         """Return the stage's writer."""
@@ -76,16 +81,17 @@ class Context:
 
     def damaged(self, row: dict[str, Any]) -> None:
         """Set aside the part whose pixels do not match their digest, and tell the parent."""
-        stage = row["tar"].split("/", 1)[0]
-        for part in parts.list_parts(self.run.store, stage):
-            try:
-                names_it = parts.part_info(self.run.store, part).get("tar") == row["tar"]
-            except (OSError, ValueError):
-                continue
-            if names_it:
+        with self._looking:
+            if row["tar"] in self._looked_at:
+                return
+            self._looked_at.add(row["tar"])
+            stage = self.run.stage(row["tar"].split("/", 1)[0])
+            shard = row["row"] // stage.shard_size
+            for part in parts.list_parts(self.run.store, stage.name, (shard, shard)):
                 with contextlib.suppress(FileNotFoundError):
-                    parts.set_aside(self.run.store, part)
-                    self._tell("damaged", part=part.path)
+                    if parts.part_info(self.run.store, part).get("tar") == row["tar"] and parts.damage(self.run.store, part, thorough=True):
+                        parts.set_aside(self.run.store, part)
+                        self._tell("damaged", part=part.path)
 
     def relocate(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """Return the row with the place where its pixels are now, or None if nothing else holds them."""
@@ -128,8 +134,17 @@ class Context:
 
     def flush(self) -> None:
         """Commit everything that is finished: scores first, since images whose losers were dropped need them."""
-        for writer in sorted(self._writers.values(), key=lambda w: w._stage.kind == "generate"):
-            writer.flush()
+        with self.commit_lock:
+            for writer in sorted(self._writers.values(), key=lambda w: w.of_images):
+                writer.flush()
+
+    def salvage(self) -> None:
+        """Commit what can be, after a failure."""
+        for work in self._pending:
+            with contextlib.suppress(Exception):
+                work.result()
+        with contextlib.suppress(Exception):
+            self.flush()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -165,6 +180,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         while (command := inbox.get()) is not None and not context.stopping():
             context.shard = command["shard"]
+            context.skip.update(command.get("skip", ()))
             work(command["shard"], frozenset(command.get("suspects", ())))
             if context.stopping():
                 break
@@ -172,15 +188,15 @@ def main(arguments: Sequence[str]) -> int:
         context.close()
     except DeviceLost as error:
         log.error("the device is lost: %s", error)
-        context.flush()
+        context.salvage()
         return 4
     except SynthVLMError as error:
+        context.salvage()
         tell("fatal", error=error.message, hint=error.hint)
         return 2
     except Exception as error:
         log.exception("the worker failed")
-        with contextlib.suppress(Exception):
-            context.flush()
+        context.salvage()
         tell("fatal", error=f"the worker failed: {type(error).__name__}: {error}", hint=None)
         return 1
     return 0
@@ -203,10 +219,11 @@ def _leave_soon(inbox: queue.Queue[dict[str, Any] | None], context: Context) -> 
 
 
 def _last_resort(context: Context) -> None:
-    """Commit what is finished and go: the batch in flight may take minutes."""
-    time.sleep(GRACE)
-    with contextlib.suppress(Exception):
-        context.flush()
+    """Commit what is finished, give the batch in flight its grace, and go: it may take minutes."""
+    for pause in (GRACE, 0.0):
+        with contextlib.suppress(Exception):
+            context.flush()
+        time.sleep(pause)
     os._exit(0)
 
 
@@ -218,7 +235,7 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[int, frozenset[str
 
     started = time.monotonic()
     registry = discover()
-    stages = [context.run.stage(name) for name in job["stages"]]
+    stages = [Stage(**record) for record in job["stages"]]
     devices = [job["device"]]
     objects: dict[str, Any] = {}
     for stage in stages:

@@ -54,10 +54,11 @@ score_options = _together(
     click.option("--scorer", "scorers", multiple=True, metavar="NAME", help="A scorer; repeatable. [clip, ssim, or what the model recommends]"),
 )
 
-select_options = _together(
-    click.option("--top", help="Share (10%) or number of captions whose best pair is kept. [10%]"),
+weight_option = _together(
     click.option("--weight", "weights", multiple=True, metavar="SCORE=VALUE", help="Weight of a score in the total. [clip=1 ssim=0.5]"),
 )
+
+select_options = _together(click.option("--top", help="Share (10%) or number of captions whose best pair is kept. [10%]"), weight_option)
 
 execution_options = _together(
     click.option("--gpus", help="Which GPUs: 0-7, or 0,2,5. [all]"),
@@ -125,7 +126,7 @@ def execution(flags: dict[str, Any], quiet: bool = False) -> Any:
         from synthvlm.executors.local import gpus
 
         found = gpus()
-        devices = found[: flags["workers"]] if found else ["cpu"] * flags["workers"]
+        devices = [str(n) for n in range(min(flags["workers"], len(found)))] if found else ["cpu"] * flags["workers"]
     return Execution(
         devices=devices,
         threads=flags.get("threads"),

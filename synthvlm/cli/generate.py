@@ -16,17 +16,22 @@ from synthvlm.cli import common
 @common.input_options
 @common.model_options
 @common.score_options
-@common.select_options
+@common.weight_option
 @common.execution_options
 def command(run_dir: str, captions: str | None, seed: int | None, **flags: Any) -> None:
     """Make the images that RUN still lacks."""
     from synthvlm import recipe
     from synthvlm.cli import line
+    from synthvlm.errors import OptionError
 
+    unread = [f"--{f.replace('_', '-')}" for f in ("input_format", "caption_column", "id_column", "on_duplicate", "limit") if flags[f]]
+    if unread and not captions:
+        raise OptionError(f"{unread[0].replace('input-', '')} is about reading captions, and there are none to read", "give them with --input")
+    if flags["store"] != "best" and (flags["scorers"] or flags["weights"]):
+        raise OptionError("--scorer and --weight are of use here only with --store best", "score afterwards with: synthvlm score RUN")
     steps = {"generate": {}, "score": {}, "select": {}}
     whole = line.overlay(recipe.parse({"steps": [{k: v} for k, v in steps.items()]}, "the command line"), captions, run_dir, flags | {"seed": seed})
     if flags["model"] is None:
-        from synthvlm.errors import OptionError
         from synthvlm.plugins import discover
 
         raise OptionError("which image model? give --model", f"there are: {', '.join(discover().names('generator'))}")
@@ -37,9 +42,8 @@ def command(run_dir: str, captions: str | None, seed: int | None, **flags: Any) 
     if captions:
         run.add(captions, **whole.input.model_dump(exclude={"path"}, exclude_none=True))
         line.tell_input(run)
-    # Score and select are in the recipe for what `--store best` needs of them; only the first step is done here.
-    only = whole.model_copy(update={"steps": whole.steps[:1]}) if whole.first("generate").store == "all" else whole.model_copy(update={"steps": whole.steps[:2]})
-    follow(only, run, line.tell_step)
+    # Scorers and weights are in the recipe for what `--store best` needs of them; only the first step is done here.
+    follow(whole, run, line.tell_step, only="generate")
 
 
 def _open(run_dir: str) -> Any:

@@ -18,7 +18,7 @@ def command(run_dir: str, verify: bool, as_json: bool) -> None:
     from synthvlm.pipeline import Run
 
     run = Run.open(run_dir)
-    damaged = run.repair(thorough=verify)
+    damaged = run.repair(thorough=True) if verify else run.check()
     stages = {name: run.tally(run.stage(name)) for name in run.stage_names()}
     selections = {n.removesuffix(".json"): run.store.read_json(f"selections/{n}") or {} for n in run.store.list("selections", ".json")}
     if as_json:

@@ -30,7 +30,7 @@ def gpus() -> list[str]:
     """List this machine's usable GPUs by index, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [v for v in visible.split(",") if v.strip() not in ("", "-1")]
+        return [v.strip() for v in visible.split(",") if v.strip() not in ("", "-1")]
     try:
         listed = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -47,24 +47,28 @@ class _Worker:
         self.in_flight: list[str] = []
         self.at_work = -1
         """The shard of the rows in flight."""
-        self.ready = False
-        self.barren = True
-        """Nothing came of this process yet."""
-        self.log = logs / f"{'-'.join(job.stages)}-{number}.log"
+        self.log = logs / f"{'-'.join(s['name'] for s in job.stages)}-{number}.log"
         commands_out, commands_in = os.pipe()
         events_out, events_in = os.pipe()
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [job.python or sys.executable, "-m", "synthvlm.worker", str(commands_out), str(events_in)],
-                pass_fds=(commands_out, events_in),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(device, job),
-                start_new_session=True,  # Ctrl-C is for the parent, which says stop
-            )
-        os.close(commands_out)
-        os.close(events_in)
+        python = job.python or sys.executable
+        try:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [python, "-m", "synthvlm.worker", str(commands_out), str(events_in)],
+                    pass_fds=(commands_out, events_in),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=_environment(device, job),
+                    start_new_session=True,  # Ctrl-C is for the parent, which says stop
+                )
+        except OSError as error:
+            for fd in (commands_in, events_out):
+                os.close(fd)
+            raise WorkerError(f"{python} cannot be run: {error.strerror}", "give --python the path of a Python that has synthvlm installed") from error
+        finally:
+            os.close(commands_out)
+            os.close(events_in)
         self._commands = os.fdopen(commands_in, "w", encoding="utf-8")
         self._events = os.fdopen(events_out, "r", encoding="utf-8")
         self.send(job.message() | {"device": "cpu" if device == "cpu" else "cuda:0", "device_name": device if device == "cpu" else f"gpu{device}"})
@@ -103,6 +107,7 @@ def _environment(device: str, job: Job) -> dict[str, str]:
     env["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else device
     threads = str(job.threads)
     env |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's order, from which the indices come
     # Checkpoints were fetched before: a worker that reaches for the network would do so once per device.
     env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONUNBUFFERED": "1"}
     return env
@@ -117,6 +122,7 @@ class LocalExecutor:
         self._listener, self._set_aside = listener, set_aside
         self._inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._workers: list[_Worker] = []
+        self._given_up: set[str] = set()
         self._restarts = 0
 
     def run(self, shards: list[int]) -> None:
@@ -139,9 +145,10 @@ class LocalExecutor:
                 self._stop()
 
     def _feed(self, worker: _Worker, schedule: Schedule) -> None:
-        while len(worker.shards) < _AHEAD and (shard := schedule.next()) is not None:
+        # One ahead, so that a device never waits for us; but not of the last shards, which others could begin with at once.
+        while len(worker.shards) < (_AHEAD if len(schedule) > len(self._workers) else 1) and (shard := schedule.next()) is not None:
             worker.shards.append(shard)
-            worker.send({"shard": shard, "suspects": schedule.suspects()})
+            worker.send({"shard": shard, "suspects": schedule.suspects(), "skip": sorted(self._given_up)})
         if not worker.shards:
             worker.close()
 
@@ -150,7 +157,6 @@ class LocalExecutor:
         if kind == "begin":
             worker.in_flight, worker.at_work = event["keys"], event["shard"]
         elif kind == "rows":
-            worker.barren = False
             self._restarts = 0
             self._listener("rows", event | {"device": worker.device})
             schedule.record(event["made"], event["failed"])
@@ -163,7 +169,6 @@ class LocalExecutor:
         elif kind in ("load_failed", "fatal"):
             raise WorkerError(event["error"], event["hint"] or f"the log has more: {worker.log}")
         else:
-            worker.ready = worker.ready or kind == "ready"
             self._listener(kind, event | {"device": worker.device})
 
     def _ended(self, worker: _Worker, schedule: Schedule) -> None:
@@ -180,6 +185,7 @@ class LocalExecutor:
             raise WorkerError(f"workers keep dying ({how}) before they do anything: {worker.tail()}", f"the log: {worker.log}")
         for key in schedule.died(worker.shards, worker.in_flight):
             reason = f"its worker died of it repeatedly ({how}); log: {worker.log.name}"
+            self._given_up.add(key)
             self._set_aside(worker.at_work, key, reason)
             facts = {"made": 0, "failed": [{"class": "WorkerDied", "error": reason, "id": key}], "device": worker.device}
             self._listener("rows", facts)

@@ -18,7 +18,8 @@ class Job:
     """What a worker is told before its first shard, and what the parent needs beside."""
 
     run: str
-    stages: list[str]
+    stages: list[dict[str, Any]]
+    """The stages' records, as they stood when the job began."""
     plugins: dict[str, list[dict[str, Any]]]
     """Stage → plugins with resolved options."""
     devices: list[str]
@@ -59,6 +60,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         self._queue.extend(self.shards)
+
+    def __len__(self) -> int:
+        return len(self._queue)
 
     def next(self) -> int | None:
         """Return the next shard to hand out, or None."""

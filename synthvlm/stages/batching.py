@@ -80,28 +80,36 @@ def _run(
     if len(batch) > size:  # the size was halved meanwhile
         return [r for at in range(0, len(batch), size) for r in _run(batch[at : at + size], call, model, monitor, pad)]
     monitor.begin([row["key"] for row, _ in batch])
-    requests = [q for _, q in batch]
+    outcome = _attempt([q for _, q in batch], size, call, pad)
+    if not isinstance(outcome, Failed):
+        return [(row, result, size) for (row, _), result in zip(batch, outcome, strict=False)]
+    # Outside of the handler: an exception's traceback would keep the failed batch's tensors alive.
+    if outcome.error_class == "OutOfMemory":
+        _free_memory()
+        if size > 1 and model.batch_size:
+            model.batch_size = size // 2
+            log.warning("out of memory at batch size %d: going on with %d", size, model.batch_size)
+            return _run(batch, call, model, monitor, pad)
+    if len(batch) == 1:
+        return [(batch[0][0], outcome, size)]
+    return [r for one in batch for r in _run([one], call, model, monitor, pad)]
+
+
+def _attempt(requests: list[Any], size: int, call: Callable[[Sequence[Any]], Iterable[Any]], pad: bool) -> list[Any] | Failed:
+    """Call the model; return its results, or why there are none. Raises DeviceLost."""
     try:
-        padded = requests + requests[-1:] * (size - len(batch)) if pad else requests
+        padded = requests + requests[-1:] * (size - len(requests)) if pad else requests
         results = list(call(padded))
         if len(results) != len(padded):
             raise SynthVLMError(f"the model returned {len(results)} results for {len(padded)} requests")
+        return results
     except Exception as error:
         failed = _failed(error)
-        if failed.error_class == "OutOfMemory":
-            _free_memory()
-            if size > 1 and model.batch_size:
-                model.batch_size = size // 2
-                log.warning("out of memory at batch size %d: going on with %d", size, model.batch_size)
-                return _run(batch, call, model, monitor, pad)
-        elif _device_lost(error):
-            raise DeviceLost(str(error)) from error
-        else:
-            log.exception("a batch of %d failed%s", len(batch), "; trying its rows one by one" if len(batch) > 1 else "")
-        if len(batch) == 1:
-            return [(batch[0][0], failed, size)]
-        return [r for one in batch for r in _run([one], call, model, monitor, pad)]
-    return [(row, result, size) for (row, _), result in zip(batch, results, strict=False)]
+        if failed.error_class != "OutOfMemory":
+            if _device_lost(error):
+                raise DeviceLost(str(error)) from error
+            log.exception("a batch of %d failed%s", len(requests), "; trying its rows one by one" if len(requests) > 1 else "")
+        return failed
 
 
 def _failed(error: Exception) -> Failed:

@@ -5,6 +5,8 @@ Scores are committed before the images that they belong to: whatever dies in bet
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthvlm.errors import RunError
@@ -36,10 +38,6 @@ def best_shard(context: Context, stage: Stage, generator: Any, scoring: Stage, s
     standing = _best_so_far(context, stage, scoring, shard, weights)
     made: dict[str, list[tuple[Row, tuple[str, bytes] | None]]] = {}
 
-    def flush() -> None:
-        score_writer.flush()
-        image_writer.flush()
-
     def finish(batch: list[tuple[Row, Any, int]]) -> None:
         for row, result, size in batch:
             made.setdefault(row["id"], []).append(encode(row, result, size, seed, kind["format"], kind["quality"]))
@@ -49,18 +47,21 @@ def best_shard(context: Context, stage: Stage, generator: Any, scoring: Stage, s
             candidates = made.pop(sample)
             scored = _score(scorers, scoring, candidates, captions[sample])
             done = _keep_best(candidates, scored, weights, standing.get(sample))
-            score_writer.add(shard, scored)
-            image_writer.add(shard, [r for r, _ in done], {r["key"]: p for r, p in done if p})
+            with context.commit_lock:  # an image without pixels must never be committed without its score
+                if scored:
+                    score_writer.add(scored[0]["row"] // scoring.shard_size, scored)
+                image_writer.add(shard, [r for r, _ in done], {r["key"]: p for r, p in done if p})
             context.progress(stage.name, [r for r, _ in done])
+            context.progress(scoring.name, [r for r in scored if r.get("error")])
         if image_writer.due:
-            flush()
+            context.flush()
 
     bucket = getattr(generator, "bucket", None)
     for batch in run_batches(rows, lambda r: request(seed, r), generator.generate, generator, context, bucket, suspects):
         # Scorers share the device with the generator, so they take their turn in this thread.
         context.wait()
         finish(batch)
-    context.later(flush)
+    context.later(context.flush)
 
 
 def _score(scorers: Scorers, scoring: Stage, candidates: list[tuple[Row, tuple[str, bytes] | None]], caption: str) -> list[Row]:
@@ -73,14 +74,28 @@ def _score(scorers: Scorers, scoring: Stage, candidates: list[tuple[Row, tuple[s
         scored["key"] = row_key(scoring.digest, row["id"], caption, row["sha256"], row["candidate"])
         wanted.append(scored)
         requests.append(decode(scored, pixels[1]))
-    good = [q for q in requests if not isinstance(q, Failed)]
-    results = iter(scorers.score(good)) if good else iter(())
-    return [score_row(w, q if isinstance(q, Failed) else next(results), scoring.columns) for w, q in zip(wanted, requests, strict=True)]
+    decoded = {w["key"]: q for w, q in zip(wanted, requests, strict=True)}
+    results = {k: q for k, q in decoded.items() if isinstance(q, Failed)}
+    good = [w for w in wanted if w["key"] not in results]
+    for batch in run_batches(good, lambda w: decoded[w["key"]], scorers.score, scorers, _Silent(), pad=False):
+        results |= {w["key"]: result for w, result, _ in batch}
+    return [score_row(w, results[w["key"]], scoring.columns) for w in wanted]
+
+
+class _Silent:
+    """Scoring here is part of making: what is in flight is the images."""
+
+    def begin(self, keys: Sequence[str]) -> None:
+        """Say nothing."""
+
+    def stopping(self) -> bool:
+        """Go on: a caption is finished whole."""
+        return False
 
 
 def _keep_best(candidates: list[tuple[Row, tuple[str, bytes] | None]], scored: list[Row], weights: dict[str, float], standing: float | None) -> list[tuple[Row, tuple[str, bytes] | None]]:
     """Mark the losers as not stored and drop their pixels. A candidate that could not be scored keeps its pixels."""
-    totals = {r["candidate"]: total(r, weights) for r in scored if not r.get("error")}
+    totals = {r["candidate"]: t for r in scored if not r.get("error") and math.isfinite(t := total(r, weights))}
     best = min(totals, key=lambda c: (-totals[c], c), default=None)
     if best is not None and standing is not None and totals[best] <= standing:
         best = None  # an earlier candidate, whose pixels stand, is as good

@@ -112,7 +112,10 @@ def _ahead(pool: ThreadPoolExecutor, context: Context, rows: Sequence[Row], size
 
 def _load(context: Context, row: Row) -> ScoreRequest | Failed | None:
     """Read and decode one stored image; None if its part turned out damaged (its rows will be made again)."""
-    data = _read(context, row)
+    try:
+        data = _read(context, row)
+    except OSError as error:  # the disk or the network is in trouble; --retry-failed tries again
+        return Failed(f"the image cannot be read: {error.strerror or error}", type(error).__name__)
     if data is None:
         moved = context.relocate(row)  # another process may have merged its part into a larger one
         data = _read(context, moved) if moved else None
@@ -126,7 +129,7 @@ def _read(context: Context, row: Row) -> bytes | None:
     """Return a stored image's bytes, or None if they are not what its row says."""
     try:
         data = context.run.store.read(row["tar"], row["offset"], row["bytes"])
-    except OSError:
+    except FileNotFoundError:
         return None
     return data if hashlib.sha256(data).hexdigest() == row["sha256"] else None
 

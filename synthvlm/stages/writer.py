@@ -18,6 +18,7 @@ class PartWriter:
 
     def __init__(self, run: RunDirectory, stage: Stage, seconds: float, info: Callable[[], Mapping[str, Any]], committed: Callable[[str, int], None]) -> None:
         self._run, self._stage, self._seconds, self._info, self._committed = run, stage, seconds, info, committed
+        self.of_images = stage.kind == "generate"
         self._lock = threading.RLock()
         self._rows: list[dict[str, Any]] = []
         self._pixels: dict[str, tuple[str, bytes]] = {}
@@ -48,7 +49,9 @@ class PartWriter:
             if not self._rows:
                 return
             rows = sorted(self._rows, key=lambda r: (r["row"], r["candidate"]))
-            info = dict(self._info()) | {"seconds": round(time.monotonic() - self._since, 3)}
+            info = dict(self._info()) | {"seconds": round(time.monotonic() - self._since, 3), "stage": self._stage.digest}
+            if self._stage.columns:  # what the numbers are stays with them, whatever becomes of stage.json
+                info |= {"columns": self._stage.columns, "cards": self._stage.cards}
             parts.commit(self._run.store, self._stage.name, self._shard, self._stage.schema, rows, self._pixels, info)
             self._rows, self._pixels, self._bytes = [], {}, 0
             self._committed(self._stage.name, len(rows))

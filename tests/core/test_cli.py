@@ -394,7 +394,7 @@ def test_status(synthvlm, line):
     assert "selection default: 3 of 10 captions, top 30%" in said.out
     data = json.loads(synthvlm("status", line / "run", "--json").out)
     assert data["samples"] == 10
-    assert data["stages"]["cheap"] == {"wanted": 20, "made": 20, "failed": 0, "failures": []}
+    assert data["stages"]["cheap"] == {"wanted": 20, "made": 20, "failed": 0, "failures": [], "without_pixels": 0}
     assert data["selections"] == {"default": 3}
     assert data["damaged"] == []
     assert "every part is as it was written" in synthvlm("status", line / "run", "--verify").out
@@ -576,8 +576,11 @@ def test_workers_are_cpu_workers_where_there_is_no_gpu(monkeypatch):
     assert common.execution({"workers": 3}, quiet=True).devices == ["cpu", "cpu", "cpu"]
     assert Execution().resolved_devices() == ["cpu"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5")
-    assert common.execution({"workers": 2}, quiet=True).devices == ["2", "3"]
+    assert common.execution({"workers": 2}, quiet=True).resolved_devices() == ["2", "3"]
     assert Execution().resolved_devices() == ["2", "3", "5"]
+    assert common.execution({"gpus": "1-2"}, quiet=True).resolved_devices() == ["3", "5"], "numbers count the visible ones"
+    with pytest.raises(OptionError, match="there is no GPU 3 here"):
+        common.execution({"gpus": "0-7"}, quiet=True).resolved_devices()
 
 
 def test_key_values():

@@ -229,6 +229,14 @@ def test_rejected_records_are_counted_and_listed(run, write):
     assert not run.store.exists("logs/rejected-0.jsonl"), "what was mended is no longer listed"
 
 
+def test_what_separates_the_parts_of_a_key_cannot_stand_in_one(run, write):
+    """Else (a, b-c) and (a-b, c) would be one row."""
+    result = ingest(run, write([("a", "b\x1fc"), ("a\x1fb", "c"), ("a", "fine")]))
+    assert (result.added, result.rejected) == (1, 2)
+    assert held(run) == [("a", "fine")]
+    assert b"U+001F" in run.store.read("logs/rejected-0.jsonl")
+
+
 def test_a_file_with_nothing_usable_says_the_first_reason(run, write):
     with pytest.raises(InputError, match="no usable caption in it") as error:
         ingest(run, write([{"id": 2, "caption": ""}, {"id": 3}]))

@@ -21,7 +21,9 @@ def failures(count: int, reason: str = "Refused") -> list[dict[str, str]]:
 
 def test_shards_come_in_order_and_once():
     schedule = Schedule([3, 1, 2])
+    assert len(schedule) == 3
     assert drain(schedule) == [3, 1, 2]
+    assert len(schedule) == 0
     assert schedule.next() is None
 
 
@@ -139,10 +141,10 @@ def test_all_failures_may_be_allowed():
 
 
 def test_a_workers_first_line_says_what_it_needs_and_no_more():
-    job = Job("runs/x", ["sdxl"], {"sdxl": [{"name": "sdxl", "options": {}}]}, ["0", "1"], threads=3, retry_failed=True)
+    job = Job("runs/x", [{"name": "sdxl"}], {"sdxl": [{"name": "sdxl", "options": {}}]}, ["0", "1"], threads=3, retry_failed=True)
     assert job.message() == {
         "run": "runs/x",
-        "stages": ["sdxl"],
+        "stages": [{"name": "sdxl"}],
         "plugins": {"sdxl": [{"name": "sdxl", "options": {}}]},
         "threads": 3,
         "retry_failed": True,
