@@ -66,7 +66,14 @@ class Clock:
 def bare(options: Any, captions: list[str], threads: int, out: Path) -> float:
     call = {"num_inference_steps": options.steps, "guidance_scale": options.guidance, "height": options.height, "width": options.width}
     call["guidance_rescale"] = options.guidance_rescale
-    job = {"checkpoint": options.checkpoint, "captions": captions, "batch": options.batch_size, "threads": threads, "call": call, "out": str(out)}
+    job = {
+        "checkpoint": options.checkpoint,
+        "captions": captions,
+        "batch": options.batch_size,
+        "threads": threads,
+        "call": call,
+        "out": str(out),
+    }
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}  # as our workers have it
     done = subprocess.run([sys.executable, "-c", _BARE], input=json.dumps(job), capture_output=True, text=True, check=True, env=env)
     return float(done.stdout.splitlines()[-1])
@@ -97,7 +104,9 @@ def main() -> None:
             b, o = bare(options, captions, a.threads, Path(one)), ours(a.model, options, captions, a.threads, Path(two))
         ratios.append(o / b)
         print(f"round {n + 1}: bare loop {b:.2f} s ({b / a.images:.3f} s an image), synthvlm {o:.2f} s, ratio {o / b:.3f}", flush=True)
-    print(f"{a.model}, {a.images} images, {a.threads} thread(s): synthvlm takes {statistics.median(ratios):.3f} times the bare loop (median of {a.rounds})")
+    print(
+        f"{a.model}, {a.images} images, {a.threads} thread(s): synthvlm takes {statistics.median(ratios):.3f} times the bare loop (median of {a.rounds})"
+    )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ def _resolve_one(asked: str, layout: str, options: Any, fetch: bool) -> Resolved
         path = os.path.abspath(asked)
         return Resolved(asked, path, f"content:{content_hash(path)}")
     if not re.match(_HUB_ID, asked):
-        raise CheckpointError(f"there is no checkpoint at {asked}", "give a local directory, or a hub id such as org/name or org/name@revision")
+        raise CheckpointError(
+            f"there is no checkpoint at {asked}", "give a local directory, or a hub id such as org/name or org/name@revision"
+        )
     return _from_hub(asked, layout, options, fetch)
 
 
@@ -82,7 +84,8 @@ def _from_hub(asked: str, layout: str, options: Any, fetch: bool) -> Resolved:
     except GatedRepoError as error:
         page = getattr(options, "gated_page", None) or f"https://huggingface.co/{name}"
         raise CheckpointError(
-            f"{name} is gated: its licence must be accepted first", f"accept it at {page}, then set HF_TOKEN (or run: hf auth login) and run the same command again"
+            f"{name} is gated: its licence must be accepted first",
+            f"accept it at {page}, then set HF_TOKEN (or run: hf auth login) and run the same command again",
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         if cached:  # a private one, without its token
@@ -92,7 +95,9 @@ def _from_hub(asked: str, layout: str, options: Any, fetch: bool) -> Resolved:
         if cached:
             return cached
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{asked} could not be fetched: {reason}", "check the network, or give a local directory: -o checkpoint=DIR") from error
+        raise CheckpointError(
+            f"{asked} could not be fetched: {reason}", "check the network, or give a local directory: -o checkpoint=DIR"
+        ) from error
 
 
 def _cache() -> Path:
@@ -139,7 +144,9 @@ def content_hash(path: str) -> str:
     files = sorted(p for p in seen if p.is_file() and not any(x.startswith(".") for x in p.relative_to(root).parts))
     if not files:
         raise CheckpointError(f"{path} is empty", "give the directory that holds the model's files")
-    stamp = hashlib.sha256(json.dumps([(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]).encode()).hexdigest()
+    stamp = hashlib.sha256(
+        json.dumps([(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]).encode()
+    ).hexdigest()
     cache = _cache()
     remembered = cache / hashlib.sha256(f"{root.resolve()}\n{stamp}".encode()).hexdigest()
     try:

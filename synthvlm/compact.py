@@ -131,7 +131,10 @@ def _merge_pixels(run: RunDirectory, stem: str, table: pa.Table) -> tuple[pa.Tab
     run.store.put(name, tar)
     at = iter(offsets)
     new = [None if r["tar"] is None else next(at) for r in rows]
-    for column, values in (("tar", pa.array([None if o is None else name for o in new], pa.string())), ("offset", pa.array(new, pa.int64()))):
+    for column, values in (
+        ("tar", pa.array([None if o is None else name for o in new], pa.string())),
+        ("offset", pa.array(new, pa.int64())),
+    ):
         table = table.set_column(table.column_names.index(column), table.schema.field(column), values)
     return table, {"tar": name, "tar_bytes": len(tar), "tar_sha256": hashlib.sha256(tar).hexdigest()}
 

@@ -82,22 +82,30 @@ class Prepared:
     plugins: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _plugin(registry: Registry, kind: str, name: str, options: Mapping[str, Any], preset: str | None, fetch: bool, local: bool) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _plugin(
+    registry: Registry, kind: str, name: str, options: Mapping[str, Any], preset: str | None, fetch: bool, local: bool
+) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return (options, record, identity, what a worker loads) of one plugin."""
     registration = registry.get(kind, name)
     asked = registry.create(kind, name, options, preset)
     if local and registration.missing:
         extra = getattr(registration.cls, "extra", None)
-        raise WorkerError(f"{name} needs {', '.join(registration.missing)}, which is not installed", f"pip install 'synthvlm[{extra}]'" if extra else None)
+        raise WorkerError(
+            f"{name} needs {', '.join(registration.missing)}, which is not installed", f"pip install 'synthvlm[{extra}]'" if extra else None
+        )
     try:
         resolved, found = checkpoints.resolve(asked, fetch)
     except CheckpointError as error:
         if kind != "scorer":
             raise
         way_on = (error.hint or "").replace("-o checkpoint=", f"-o {name}.checkpoint=")
-        raise CheckpointError(f"{name}: {error.message}", f"{way_on}; or choose scorers that need none of it, such as --scorer ssim") from error
+        raise CheckpointError(
+            f"{name}: {error.message}", f"{way_on}; or choose scorers that need none of it, such as --scorer ssim"
+        ) from error
     roles = {info.name: info.role for info in describe(type(asked))}
-    identity = as_dict(asked, ["identity"]) | {n: None for n, r in roles.items() if r == "checkpoint"} | {n: r.revision for n, r in found.items()}
+    identity = (
+        as_dict(asked, ["identity"]) | {n: None for n, r in roles.items() if r == "checkpoint"} | {n: r.revision for n, r in found.items()}
+    )
     identity["output_revision"] = getattr(asked, "output_revision", 1)
     record = {
         "name": name,
@@ -222,7 +230,10 @@ def score_name(run: RunDirectory, images: str, scorers: list[str]) -> str:
 def check_name(name: str) -> str:
     """Return a stage's name, which is a folder of the run; raises OptionError if it cannot be one."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,63}", name) or name in ("samples", "selections", "logs", "report", "exports", "damaged"):
-        raise OptionError(f"{name!r} cannot be a stage's name", "letters, digits, '.', '_' and '-', beginning with a letter, and none of the run's own folders")
+        raise OptionError(
+            f"{name!r} cannot be a stage's name",
+            "letters, digits, '.', '_' and '-', beginning with a letter, and none of the run's own folders",
+        )
     return name
 
 
@@ -280,7 +291,13 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
     return run.tally(first) | {"damaged_parts": damaged}
 
 
-def _work(run: RunDirectory, prepared: list[Prepared], execution: Execution, pending: list[tuple[int, int]], hear: Callable[[str, dict[str, Any]], None]) -> None:
+def _work(
+    run: RunDirectory,
+    prepared: list[Prepared],
+    execution: Execution,
+    pending: list[tuple[int, int]],
+    hear: Callable[[str, dict[str, Any]], None],
+) -> None:
     """Have the executor do the pending shards."""
     first = prepared[0].stage
     devices = execution.resolved_devices()
@@ -299,7 +316,9 @@ def _work(run: RunDirectory, prepared: list[Prepared], execution: Execution, pen
     if execution.listener:
         execution.listener.start(first.name, sum(n for _, n in pending), devices)
     try:
-        LocalExecutor(job, logs, hear, lambda shard, key, reason: _set_row_aside(run, first, shard, key, reason, execution.retry_failed)).run([s for s, _ in pending])
+        LocalExecutor(
+            job, logs, hear, lambda shard, key, reason: _set_row_aside(run, first, shard, key, reason, execution.retry_failed)
+        ).run([s for s, _ in pending])
     finally:
         if execution.listener:
             execution.listener.finish()
@@ -352,7 +371,9 @@ def _set_row_aside(run: RunDirectory, stage: Stage, shard: int, key: str, reason
     with run.connect(1) as db:
         for row in run.pending_rows(db, stage, shard, retry_failed):
             if row["key"] == key:
-                kept = {f.name: row[f.name] for f in stage.schema if f.name in ("key", "row", "id", "candidate", "sha256") and f.name in row}
+                kept = {
+                    f.name: row[f.name] for f in stage.schema if f.name in ("key", "row", "id", "candidate", "sha256") and f.name in row
+                }
                 failed = kept | {"error": reason, "error_class": "WorkerDied", "tries": row["tries"] + 1}
                 parts.commit(run.store, stage.name, shard, stage.schema, [failed])
 

@@ -39,7 +39,9 @@ def runtime(default: Any, *, help: str = "", **constraints: Any) -> Any:
     return _field(default, "runtime", help, constraints)
 
 
-def checkpoint(default: str | None, *, help: str = "checkpoint: a local directory or a hub id (name or name@revision)", layout: str = "any") -> Any:
+def checkpoint(
+    default: str | None, *, help: str = "checkpoint: a local directory or a hub id (name or name@revision)", layout: str = "any"
+) -> Any:
     """Return a field that names a checkpoint.
 
     It is resolved and fetched once, before workers start; it counts in the identity by its hub revision or by the content

@@ -93,13 +93,17 @@ def commit(
     where = folder(stage, shard)
     metadata = dict(info or {})
     if pixels:
-        tar, offsets = pack([(f"{r['row']:09d}-{r['candidate']:03d}.{pixels[r['key']][0]}", pixels[r["key"]][1]) for r in rows if r["key"] in pixels])
+        tar, offsets = pack(
+            [(f"{r['row']:09d}-{r['candidate']:03d}.{pixels[r['key']][0]}", pixels[r["key"]][1]) for r in rows if r["key"] in pixels]
+        )
         name = tar_name(f"{where}/{label}", tar)
         store.put(name, tar)
         metadata |= {"tar": name, "tar_bytes": len(tar), "tar_sha256": hashlib.sha256(tar).hexdigest()}
         offset = iter(offsets)
         at = [next(offset) if r["key"] in pixels else None for r in rows]
-        table = table.set_column(schema.get_field_index("tar"), schema.field("tar"), pa.array([None if a is None else name for a in at], pa.string()))
+        table = table.set_column(
+            schema.get_field_index("tar"), schema.field("tar"), pa.array([None if a is None else name for a in at], pa.string())
+        )
         table = table.set_column(schema.get_field_index("offset"), schema.field("offset"), pa.array(at, pa.int64()))
     return write_table(store, f"{where}/{label}", table, metadata)
 

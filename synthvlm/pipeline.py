@@ -27,7 +27,9 @@ class Run(RunDirectory):
         self.execution = Execution()
 
     @classmethod
-    def create(cls, root: str | os.PathLike[str], captions: str | os.PathLike[str] | None = None, *, seed: int | None = None, **reader: Any) -> Self:
+    def create(
+        cls, root: str | os.PathLike[str], captions: str | os.PathLike[str] | None = None, *, seed: int | None = None, **reader: Any
+    ) -> Self:
         """Open the run in ``root``, or make it, and read ``captions`` into it.
 
         ``reader``: ``format``, ``caption_column``, ``id_column``, ``on_duplicate``, ``limit``. Raises InputError or RunError.
@@ -95,7 +97,14 @@ class Run(RunDirectory):
         self.results["score"] = execute(self, [prepared], self.execution) | {"stage": prepared.stage.name}
         return self
 
-    def select(self, *, top: str | float | int = selecting.TOP, weights: Mapping[str, float] | None = None, scores: Sequence[str] | None = None, name: str = "default") -> Self:
+    def select(
+        self,
+        *,
+        top: str | float | int = selecting.TOP,
+        weights: Mapping[str, float] | None = None,
+        scores: Sequence[str] | None = None,
+        name: str = "default",
+    ) -> Self:
         """Choose the pairs to keep; see :func:`synthvlm.select.select`."""
         self.results["select"] = selecting.select(self, self._scores(scores), weights=weights, top=top, name=name)
         return self
@@ -135,7 +144,9 @@ class Run(RunDirectory):
         if not found:
             raise RunError(f"{self.root} has no scores yet", "run: synthvlm score RUN")
         if len({s.reads["image"] for s in found}) > 1:
-            raise RunError(f"{self.root} has scores of several image stages", f"name which with --scores: {', '.join(s.name for s in found)}")
+            raise RunError(
+                f"{self.root} has scores of several image stages", f"name which with --scores: {', '.join(s.name for s in found)}"
+            )
         return found
 
 
@@ -144,7 +155,7 @@ def follow(recipe: Recipe, run: Run, on_step: Any = None, only: str | None = Non
 
     ``only``: one verb's steps; the others still tell what it needs of them (what ``store: best`` scores by).
     """
-    _check_first(recipe, run)
+    _check_first(recipe, run, only)
     scoring: ScoreStep = recipe.first("score") or ScoreStep.model_validate({})
     selection = recipe.first("select")
     for step in recipe.steps:
@@ -173,7 +184,7 @@ def follow(recipe: Recipe, run: Run, on_step: Any = None, only: str | None = Non
     return run
 
 
-def _check_first(recipe: Recipe, run: Run) -> None:
+def _check_first(recipe: Recipe, run: Run, only: str | None) -> None:
     """Fail before spending: a line whose scorer cannot be fetched must not begin with a day of images."""
     registry = discover()
     models: list[tuple[str, str, Mapping[str, Any], str | None]] = []
@@ -181,7 +192,7 @@ def _check_first(recipe: Recipe, run: Run) -> None:
     scoring: ScoreStep | None = recipe.first("score")
     if making is not None:
         models.append(("generator", making.model, making.options, making.preset))
-    if scoring is not None:
+    if scoring is not None and (only != "generate" or (making is not None and making.store == "best")):
         source = making.model if making else run.stage(scoring.images or run._images()).plugins[0]["name"]
         for name, options in (scoring.scorers or recommended_scorers(registry, source)).items():
             models.append(("scorer", name, *split_preset(options)))
@@ -189,5 +200,11 @@ def _check_first(recipe: Recipe, run: Run) -> None:
 
 
 def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, weights: Mapping[str, float] | None) -> None:
-    settings: dict[str, Any] = {"repeat": s.repeat, "preset": s.preset, "name": s.name, "image_format": s.image_format, "quality": s.quality}
+    settings: dict[str, Any] = {
+        "repeat": s.repeat,
+        "preset": s.preset,
+        "name": s.name,
+        "image_format": s.image_format,
+        "quality": s.quality,
+    }
     run._generate(s.model, s.options, s.store, scoring.scorers, weights, scoring.name, **settings)

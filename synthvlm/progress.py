@@ -28,7 +28,9 @@ class Reporter:
         self._began = self._first = self._last_line = time.monotonic()
         self._per_device: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
-        self._line(f"{stage}: {rows:,} to make on {len(devices)} worker{'s' * (len(devices) > 1)} ({', '.join(sorted(set(devices)))}); loading …")
+        self._line(
+            f"{stage}: {rows:,} to make on {len(devices)} worker{'s' * (len(devices) > 1)} ({', '.join(sorted(set(devices)))}); loading …"
+        )
         if self.live:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
             self._progress = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console)
@@ -65,13 +67,23 @@ class Reporter:
 
     def _rate(self) -> str:
         seconds = max(1e-6, time.monotonic() - self._first)
-        each = "" if len(self._per_device) < 2 else " (" + ", ".join(f"{d} {n / seconds:.2f}" for d, n in sorted(self._per_device.items())) + ")"
+        each = (
+            ""
+            if len(self._per_device) < 2
+            else " (" + ", ".join(f"{d} {n / seconds:.2f}" for d, n in sorted(self._per_device.items())) + ")"
+        )
         failed = f", {sum(self._failures.values())} set aside" if self._failures else ""
         return f"{self._done / seconds:.2f}/s{each}{failed}"
 
     def _left(self) -> str:
         seconds = (time.monotonic() - self._first) / max(1, self._done) * (self._total - self._done)
-        return f"about {seconds / 3600:.1f} h left" if seconds > 5400 else f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+        return (
+            f"about {seconds / 3600:.1f} h left"
+            if seconds > 5400
+            else f"about {seconds / 60:.0f} min left"
+            if seconds > 90
+            else f"about {seconds:.0f} s left"
+        )
 
     def finish(self) -> None:
         """End a stage."""
@@ -79,7 +91,9 @@ class Reporter:
             self._progress.stop()
             self._progress = None
         failures = "".join(f"; {n} failed with {c}" for c, n in self._failures.most_common())
-        self._line(f"{self._stage}: {self._done:,} of {self._total:,} done in {time.monotonic() - self._began:.0f} s ({self._rate()}){failures}")
+        self._line(
+            f"{self._stage}: {self._done:,} of {self._total:,} done in {time.monotonic() - self._began:.0f} s ({self._rate()}){failures}"
+        )
 
     def _line(self, text: str) -> None:
         if self._progress:

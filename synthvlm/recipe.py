@@ -44,7 +44,9 @@ class GenerateStep(_Strict):
 class ScoreStep(_Strict):
     """Images and captions → named numbers."""
 
-    scorers: dict[str, dict[str, Any]] | None = Field(None, description="name → options; None: what the image model recommends, else clip and ssim")
+    scorers: dict[str, dict[str, Any]] | None = Field(
+        None, description="name → options; None: what the image model recommends, else clip and ssim"
+    )
     images: str | None = None
     name: str | None = None
 
@@ -150,8 +152,12 @@ def parse(data: Any, where: str) -> Recipe:
         if first["type"] == "extra_forbidden":
             there = _fields_beside(first["loc"])
             close = difflib.get_close_matches(str(first["loc"][-1]), there, n=1)
-            raise OptionError(f"{where}: {field}: there is no such field", f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(there)}") from error
-        raise OptionError(f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}", "the fields are described in docs/recipes.md") from error
+            raise OptionError(
+                f"{where}: {field}: there is no such field", f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(there)}"
+            ) from error
+        raise OptionError(
+            f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}", "the fields are described in docs/recipes.md"
+        ) from error
 
 
 def _fields_beside(location: tuple[str | int, ...]) -> list[str]:

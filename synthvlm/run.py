@@ -71,6 +71,8 @@ class RunDirectory:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.store = Store(root)
         self.root = os.fspath(root)
+        self._damaged: set[str] = set()
+        """Parts that ``check`` found damaged: they count no more for this object."""
 
     # -- the run's own record ------------------------------------------------------------------------------------------
 
@@ -182,7 +184,7 @@ class RunDirectory:
     def parts_sql(self, stage: Stage, rows: tuple[int, int] | None = None, columns: str = "*") -> str | None:
         """Return SQL for what stands in committed parts, stale rows included, or None if there is no part."""
         shards = None if rows is None else (rows[0] // stage.shard_size, max(rows[0], rows[1] - 1) // stage.shard_size)
-        found = parts.list_parts(self.store, stage.name, shards)
+        found = [p for p in parts.list_parts(self.store, stage.name, shards) if p.path not in self._damaged]
         if not found:
             return None
         return f"(SELECT {columns} FROM {self._read(p.path for p in found)})"
@@ -223,7 +225,11 @@ class RunDirectory:
         done = "WHERE error IS NULL" if retry_failed else ""
         # A score of an image whose pixels were not kept can no longer be made.
         scorable = "WHERE stored" if stage.kind == "score" else ""
-        tries = f"(SELECT key, max(tries) AS tries FROM {present} GROUP BY key)" if retry_failed else "(SELECT '' AS key, 0 AS tries WHERE false)"
+        tries = (
+            f"(SELECT key, max(tries) AS tries FROM {present} GROUP BY key)"
+            if retry_failed
+            else "(SELECT '' AS key, 0 AS tries WHERE false)"
+        )
         return f"""(SELECT w.*, coalesce(t.tries, 0) AS tries FROM (SELECT * FROM {self.wanted_sql(stage, rows)} {scorable}) w
                 LEFT JOIN {tries} t USING (key) ANTI JOIN (SELECT key FROM {present} {done}) d USING (key))"""
 
@@ -233,11 +239,15 @@ class RunDirectory:
         def read() -> list[tuple[int, int]]:
             with self.connect() as c:
                 pending = self.pending_sql(stage, None, retry_failed)
-                return c.execute(f"SELECT row // {stage.shard_size} AS shard, count(*) FROM {pending} GROUP BY shard ORDER BY shard").fetchall()
+                return c.execute(
+                    f"SELECT row // {stage.shard_size} AS shard, count(*) FROM {pending} GROUP BY shard ORDER BY shard"
+                ).fetchall()
 
         return steadily(read)
 
-    def pending_rows(self, connection: duckdb.DuckDBPyConnection, stage: Stage, shard: int, retry_failed: bool = False) -> list[dict[str, Any]]:
+    def pending_rows(
+        self, connection: duckdb.DuckDBPyConnection, stage: Stage, shard: int, retry_failed: bool = False
+    ) -> list[dict[str, Any]]:
         """Return the rows of one shard still to be made, in order of sample and candidate."""
         rows = (shard * stage.shard_size, (shard + 1) * stage.shard_size)
         return steadily(lambda: fetch(connection, f"SELECT * FROM {self.pending_sql(stage, rows, retry_failed)} ORDER BY row, candidate"))
@@ -250,24 +260,29 @@ class RunDirectory:
         with self.connect() as c:
             wanted = c.execute(f"SELECT count(*) FROM {self.wanted_sql(stage)}").fetchall()[0][0]
             table = self.table_sql(stage)
-            made, failed = c.execute(f"SELECT count(*) FILTER (error IS NULL), count(*) FILTER (error IS NOT NULL) FROM {table}").fetchall()[0]
+            made, failed = c.execute(
+                f"SELECT count(*) FILTER (error IS NULL), count(*) FILTER (error IS NOT NULL) FROM {table}"
+            ).fetchall()[0]
             reasons = c.execute(
                 f"SELECT error_class, count(*), min(error) FROM {table} WHERE error IS NOT NULL GROUP BY error_class ORDER BY count(*) DESC, error_class"
             ).fetchall()
             lost = 0
             if stage.kind == "score":
                 present = self.parts_sql(stage, columns="key") or "(SELECT '' AS key WHERE false)"
-                lost = c.execute(f"SELECT count(*) FROM {self.wanted_sql(stage)} w ANTI JOIN {present} USING (key) WHERE NOT stored").fetchall()[0][0]
+                lost = c.execute(
+                    f"SELECT count(*) FROM {self.wanted_sql(stage)} w ANTI JOIN {present} USING (key) WHERE NOT stored"
+                ).fetchall()[0][0]
         failures = [{"class": c, "rows": n, "example": e} for c, n, e in reasons]
         return {"wanted": wanted - lost, "made": made, "failed": failed, "failures": failures, "without_pixels": lost}
 
     def check(self, thorough: bool = False) -> list[str]:
-        """Return a line for each damaged part; nothing is touched."""
+        """Return a line for each damaged part; nothing is touched, but from now on this object counts their rows as not made."""
         lines = []
         for name in self.stage_names():
             for part in parts.list_parts(self.store, name):
                 problem = parts.damage(self.store, part, thorough)
                 if problem:
+                    self._damaged.add(part.path)
                     lines.append(f"part {part.path} is damaged ({problem}); the next run makes its rows again")
         return lines
 
@@ -286,7 +301,9 @@ def steadily(read: Callable[[], T], tries: int = 6) -> T:
         try:
             return read()
         except (duckdb.Error, OSError) as error:
-            if not isinstance(error, FileNotFoundError) and not any(s in str(error) for s in ("No such file", "No files found", "not found")):
+            if not isinstance(error, FileNotFoundError) and not any(
+                s in str(error) for s in ("No such file", "No files found", "not found")
+            ):
                 raise
             time.sleep(0.05 * 2**attempt)
     return read()

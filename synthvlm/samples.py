@@ -106,7 +106,9 @@ def _stage_chunks(records: Iterable[Sample | BadRecord], scratch: Path, result: 
         rows = []
         for n, record in chunk:
             if isinstance(record, Sample) and SEPARATOR in f"{record.id}{record.caption}":
-                record = BadRecord(record.line or n + 1, "caption", "holds the control character U+001F, which separates the parts of a key")
+                record = BadRecord(
+                    record.line or n + 1, "caption", "holds the control character U+001F, which separates the parts of a key"
+                )
             if isinstance(record, BadRecord):
                 result.rejected += 1
                 rejects.write(json.dumps(asdict(record), ensure_ascii=True) + "\n")
@@ -136,10 +138,15 @@ def _identify(db: duckdb.DuckDBPyConnection, files: list[str], source: str, on_d
     db.execute("""CREATE TABLE given AS SELECT * EXCLUDE (id), id IS NULL AS made,
         coalesce(id, substr(md5(caption), 1, 16)) AS id FROM staged""")
     db.execute("CREATE TABLE ranked AS SELECT *, row_number() OVER (PARTITION BY id, made ORDER BY n) AS occurrence FROM given")
-    twice = db.execute("SELECT id, min(line), max(line), count(*) FROM ranked WHERE NOT made GROUP BY id HAVING count(*) > 1 ORDER BY min(n) LIMIT 2").fetchall()
+    twice = db.execute(
+        "SELECT id, min(line), max(line), count(*) FROM ranked WHERE NOT made GROUP BY id HAVING count(*) > 1 ORDER BY min(n) LIMIT 2"
+    ).fetchall()
     if twice and on_duplicate == "error":
         named = " and ".join(f"{i!r} (lines {a} and {b})" for i, a, b, _ in twice)
-        raise InputError(f"{source}: ids stand more than once: {named}", "--on-duplicate first keeps the first of each; --on-duplicate number renames the others")
+        raise InputError(
+            f"{source}: ids stand more than once: {named}",
+            "--on-duplicate first keeps the first of each; --on-duplicate number renames the others",
+        )
     result.duplicates = db.execute("SELECT count(*) FROM ranked WHERE NOT made AND occurrence > 1").fetchall()[0][0]
     keep = "WHERE made OR occurrence = 1" if on_duplicate == "first" else ""
     db.execute(f"""CREATE TABLE incoming AS SELECT n, line, caption, image, meta, made OR occurrence > 1 AS ours, occurrence,
@@ -163,12 +170,20 @@ def _merge(run: RunDirectory, db: duckdb.DuckDBPyConnection, source: int, path: 
             f"{path}, line {clash[0][1]}: id {clash[0][0]!r} is already in {run.root}, from another source and with another caption",
             "give the new captions other ids, or choose another --out",
         )
-    db.execute(f"""CREATE TABLE edited AS SELECT k.row, i.* FROM incoming i JOIN {known} k USING (id) WHERE k.source = {source} AND ({changed})""")
+    db.execute(
+        f"""CREATE TABLE edited AS SELECT k.row, i.* FROM incoming i JOIN {known} k USING (id) WHERE k.source = {source} AND ({changed})"""
+    )
     result.edited = db.execute("SELECT count(*) FROM edited").fetchall()[0][0]
     for (number,) in db.execute(f"SELECT DISTINCT row // {SAMPLES_PER_FILE} FROM edited ORDER BY 1").fetchall():
         rows = (number * SAMPLES_PER_FILE, (number + 1) * SAMPLES_PER_FILE)
         patched = ", ".join(f"CASE WHEN e.id IS NULL THEN k.{c} ELSE e.{c} END AS {c}" for c in _TRACKED)
-        _write(run, number, db.sql(f"SELECT k.row, k.id, {patched}, k.source FROM {run.samples_sql(rows)} k LEFT JOIN edited e USING (id) ORDER BY k.row").to_arrow_table())
+        _write(
+            run,
+            number,
+            db.sql(
+                f"SELECT k.row, k.id, {patched}, k.source FROM {run.samples_sql(rows)} k LEFT JOIN edited e USING (id) ORDER BY k.row"
+            ).to_arrow_table(),
+        )
     base = run.sample_count()
     result.added = db.execute(f"SELECT count(*) FROM incoming i ANTI JOIN {known} k USING (id)").fetchall()[0][0]
     fresh = db.sql(f"""SELECT row_number() OVER (ORDER BY n) - 1 + {base} AS row, id, caption, image, meta, {source} AS source
@@ -190,7 +205,9 @@ def _last_file(run: RunDirectory, base: int) -> pa.Table:
         return SCHEMA.empty_table()
     with run.connect() as c:
         rows = (base // SAMPLES_PER_FILE * SAMPLES_PER_FILE, base)
-        return c.sql(f"SELECT row, id, caption, image, meta, source FROM {run.samples_sql(rows)} ORDER BY row").to_arrow_table().cast(SCHEMA)
+        return (
+            c.sql(f"SELECT row, id, caption, image, meta, source FROM {run.samples_sql(rows)} ORDER BY row").to_arrow_table().cast(SCHEMA)
+        )
 
 
 def _write(run: RunDirectory, number: int, table: pa.Table) -> None:

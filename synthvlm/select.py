@@ -52,14 +52,16 @@ def scored_sql(run: RunDirectory, scores: list[Stage]) -> str:
     """Return SQL that joins an image table with its score tables: image columns, caption, and every score column."""
     images = {s.reads["image"] for s in scores}
     if len(images) != 1:
-        raise RunError(f"the score stages read different images: {', '.join(sorted(images))}", "name stages of one image stage with --scores")
+        raise RunError(
+            f"the score stages read different images: {', '.join(sorted(images))}", "name stages of one image stage with --scores"
+        )
     seen: dict[str, str] = {}
     for s in scores:
         for c in s.columns:
             if c in seen:
                 raise RunError(f"column {c!r} is in two score stages, {seen[c]} and {s.name}", "name one of them with --scores")
             seen[c] = s.name
-    sql = "SELECT g.key, g.row, g.id, g.candidate, g.caption, g.seed, g.width, g.height, g.sha256, g.bytes, g.stored, g.cut_tokens, g.note, g.tar, g.\"offset\""
+    sql = 'SELECT g.key, g.row, g.id, g.candidate, g.caption, g.seed, g.width, g.height, g.sha256, g.bytes, g.stored, g.cut_tokens, g.note, g.tar, g."offset"'
     for n, s in enumerate(scores):
         sql += "".join(f', s{n}."{c}"' for c in s.columns)
     sql += f" FROM {run.table_sql(run.stage(next(iter(images))))} g"
@@ -87,11 +89,16 @@ def select(
         raise OptionError(f"the weight of {unfit[0]!r} is {weights[unfit[0]]}", "give a number")
     unknown = [c for c in weights if c not in columns]
     if unknown:
-        raise RunError(f"no score stage has the column {unknown[0]!r}", f"there are: {', '.join(columns) or 'none'}; weigh them with --weight NAME=VALUE")
+        raise RunError(
+            f"no score stage has the column {unknown[0]!r}",
+            f"there are: {', '.join(columns) or 'none'}; weigh them with --weight NAME=VALUE",
+        )
     total = " + ".join(f'{_number(w)} * "{c}"' for c, w in weights.items())
     with run.store.lock(f"selecting {name}", wait=60), run.connect() as db:
         # A score that is no number would be the largest of all in SQL: it must not win.
-        db.execute(f"CREATE TABLE scored AS SELECT * FROM (SELECT *, {total} AS total FROM {scored_sql(run, scores)}) WHERE isfinite(total)")
+        db.execute(
+            f"CREATE TABLE scored AS SELECT * FROM (SELECT *, {total} AS total FROM {scored_sql(run, scores)}) WHERE isfinite(total)"
+        )
         pairs, captions = db.execute("SELECT count(*), count(DISTINCT id) FROM scored").fetchall()[0]
         if pairs == 0:
             raise RunError(f"{run.root} has no scored pairs yet", "run: synthvlm score RUN")
@@ -99,7 +106,10 @@ def select(
         keep = parse_top(top, captions)
         db.execute(f"CREATE TABLE best AS {_best('total', '(SELECT * FROM scored WHERE stored)')}")
         if not db.execute("SELECT count(*) FROM best").fetchall()[0][0]:
-            raise RunError(f"{run.root} has scores, but no pixels of the images that they belong to", "make them again: synthvlm generate RUN --model MODEL")
+            raise RunError(
+                f"{run.root} has scores, but no pixels of the images that they belong to",
+                "make them again: synthvlm generate RUN --model MODEL",
+            )
         db.execute(f"CREATE TABLE selected AS SELECT * FROM best ORDER BY total DESC, id, candidate LIMIT {keep}")
         summary = {
             "name": name,
@@ -113,11 +123,16 @@ def select(
             "winners_not_stored": dropped,
             "threshold": db.execute("SELECT min(total) FROM selected").fetchall()[0][0],
             "cards": {c: s.cards.get(c, {}) for s in scores for c in s.columns},
-            "sets": {n: _means(db, table, columns) for n, table in (("all candidates", "scored"), ("best of each caption", "best"), ("selected", "selected"))},
+            "sets": {
+                n: _means(db, table, columns)
+                for n, table in (("all candidates", "scored"), ("best of each caption", "best"), ("selected", "selected"))
+            },
             "terms": {c: _term(db, c, w, keep) for c, w in weights.items()},
         }
         with run.store.writer(f"selections/{name}.parquet") as out:
-            rows = db.sql("SELECT * EXCLUDE (tar, \"offset\", stored) FROM selected ORDER BY total DESC, id, candidate").to_arrow_reader(10_000)
+            rows = db.sql('SELECT * EXCLUDE (tar, "offset", stored) FROM selected ORDER BY total DESC, id, candidate').to_arrow_reader(
+                10_000
+            )
             with pq.ParquetWriter(out, rows.schema, compression="zstd") as writer:
                 for batch in rows:
                     writer.write_batch(batch)
@@ -145,8 +160,10 @@ def _term(db: Any, column: str, weight: float, keep: int) -> dict[str, float]:
 
     The share is cov(weight · score, Total) / var(Total) over all candidates; the shares of all terms add up to 1.
     """
-    share = db.execute(f'SELECT covar_samp({_number(weight)} * "{column}", total) / nullif(var_samp(total), 0) FROM scored').fetchall()[0][0]
-    alone = f"""SELECT * FROM ({_best(f'"{column}"', '(SELECT * FROM scored WHERE stored)')}) ORDER BY "{column}" DESC, id, candidate LIMIT {keep}"""
+    share = db.execute(f'SELECT covar_samp({_number(weight)} * "{column}", total) / nullif(var_samp(total), 0) FROM scored').fetchall()[0][
+        0
+    ]
+    alone = f"""SELECT * FROM ({_best(f'"{column}"', "(SELECT * FROM scored WHERE stored)")}) ORDER BY "{column}" DESC, id, candidate LIMIT {keep}"""
     same, mean = db.execute(f"SELECT count(s.id), avg(a.total) FROM ({alone}) a LEFT JOIN selected s USING (id, candidate)").fetchall()[0]
     chosen = db.execute("SELECT count(*) FROM selected").fetchall()[0][0]
     return {"weight": weight, "share": share if share is not None else 0.0, "alone_overlap": same / chosen, "alone_mean_total": mean}

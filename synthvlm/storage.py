@@ -71,7 +71,9 @@ class Store:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise RunError(f"the disk is full: {target} could not be written", "free some space and run the same command again: it resumes") from error
+                raise RunError(
+                    f"the disk is full: {target} could not be written", "free some space and run the same command again: it resumes"
+                ) from error
             if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is not None:
                 raise RunError(f"{target} cannot be written: {error.strerror}", "choose another --out or mend its permissions") from error
             raise
@@ -103,9 +105,13 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except PermissionError as error:
-            raise RunError(f"{self.path(name)} cannot be read: {error.strerror}", "mend its permissions, or choose another --out") from error
+            raise RunError(
+                f"{self.path(name)} cannot be read: {error.strerror}", "mend its permissions, or choose another --out"
+            ) from error
         except json.JSONDecodeError as error:
-            raise RunError(f"{self.path(name)} is damaged: {error}", "restore it from a copy, or begin a new run with another --out") from error
+            raise RunError(
+                f"{self.path(name)} is damaged: {error}", "restore it from a copy, or begin a new run with another --out"
+            ) from error
 
     def exists(self, name: str = "") -> bool:
         """Say whether a file or folder is there."""

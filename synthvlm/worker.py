@@ -63,7 +63,9 @@ class Context:
         """Return the stage's writer."""
         if stage.name not in self._writers:
             seconds = float(self._job.get("commit_seconds", 60))
-            self._writers[stage.name] = PartWriter(self.run, stage, seconds, self._info, lambda name, rows: self._tell("committed", stage=name, rows=rows))
+            self._writers[stage.name] = PartWriter(
+                self.run, stage, seconds, self._info, lambda name, rows: self._tell("committed", stage=name, rows=rows)
+            )
         return self._writers[stage.name]
 
     def _info(self) -> dict[str, Any]:
@@ -102,7 +104,9 @@ class Context:
             if found is None:
                 return []
             with self.run.connect(threads=1) as db:
-                return db.execute(f'SELECT tar, "offset" FROM {found} WHERE sha256 = ? AND id = ? AND tar != ?', [row["sha256"], row["id"], row["tar"]]).fetchall()
+                return db.execute(
+                    f'SELECT tar, "offset" FROM {found} WHERE sha256 = ? AND id = ? AND tar != ?', [row["sha256"], row["id"], row["tar"]]
+                ).fetchall()
 
         places = steadily(read)
         return row | {"tar": places[0][0], "offset": places[0][1]} if places else None

@@ -25,7 +25,9 @@ def _together(*options: Decorator) -> Decorator:
 run_argument = click.argument("run_dir", metavar="RUN")
 
 input_options = _together(
-    click.option("--format", "input_format", help="Format of the input, where its name does not tell: json, jsonl, csv, tsv, parquet, txt."),
+    click.option(
+        "--format", "input_format", help="Format of the input, where its name does not tell: json, jsonl, csv, tsv, parquet, txt."
+    ),
     click.option("--caption-column", help="Field or column that holds the caption."),
     click.option("--id-column", help="Field or column that holds the id."),
     click.option("--on-duplicate", type=click.Choice(["error", "first", "number"]), help="What to do with an id that stands twice."),
@@ -43,15 +45,28 @@ model_options = _together(
     click.option("--negative-prompt", help="What to steer away from."),
     click.option("--batch-size", help="Images at a time on a device."),
     click.option("--dtype", help="auto, bfloat16, float16 or float32."),
-    click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Any option of the model; repeatable. SCORER.KEY=VALUE sets a scorer's."),
-    click.option("--image-format", type=click.Choice(["jpeg", "png", "webp"]), help="How pixels are stored (JPEG 4:4:4; WebP is lossless)."),
+    click.option(
+        "-o",
+        "--option",
+        "options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any option of the model; repeatable. SCORER.KEY=VALUE sets a scorer's.",
+    ),
+    click.option(
+        "--image-format", type=click.Choice(["jpeg", "png", "webp"]), help="How pixels are stored (JPEG 4:4:4; WebP is lossless)."
+    ),
     click.option("--quality", type=click.IntRange(1, 100), help="JPEG quality. [95]"),
-    click.option("--store", type=click.Choice(["all", "best"]), help="best: keep only each caption's best candidate; losers never reach the disk."),
+    click.option(
+        "--store", type=click.Choice(["all", "best"]), help="best: keep only each caption's best candidate; losers never reach the disk."
+    ),
     click.option("--as", "name", help="Name of the stage, to keep several settings side by side."),
 )
 
 score_options = _together(
-    click.option("--scorer", "scorers", multiple=True, metavar="NAME", help="A scorer; repeatable. [clip, ssim, or what the model recommends]"),
+    click.option(
+        "--scorer", "scorers", multiple=True, metavar="NAME", help="A scorer; repeatable. [clip, ssim, or what the model recommends]"
+    ),
 )
 
 weight_option = _together(
@@ -66,12 +81,24 @@ execution_options = _together(
     click.option("--threads", type=click.IntRange(1), help="CPU threads per worker. [the machine's, divided]"),
     click.option("--python", help="Python of another environment for the workers."),
     click.option("--retry-failed", is_flag=True, help="Try the rows that failed again."),
-    click.option("--max-failures", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Stop when more than this share of the last 100 rows failed for one reason."),
+    click.option(
+        "--max-failures",
+        type=click.FloatRange(0, 1),
+        default=0.5,
+        show_default=True,
+        help="Stop when more than this share of the last 100 rows failed for one reason.",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace a stage that was made with other settings."),
 )
 
 SUGAR = ("width", "height", "steps", "guidance", "negative_prompt", "batch_size", "dtype")
-INPUT = {"input_format": "format", "caption_column": "caption_column", "id_column": "id_column", "on_duplicate": "on_duplicate", "limit": "limit"}
+INPUT = {
+    "input_format": "format",
+    "caption_column": "caption_column",
+    "id_column": "id_column",
+    "on_duplicate": "on_duplicate",
+    "limit": "limit",
+}
 
 
 def key_values(pairs: tuple[str, ...], what: str) -> dict[str, str]:
@@ -80,7 +107,9 @@ def key_values(pairs: tuple[str, ...], what: str) -> dict[str, str]:
     for pair in pairs:
         key, found, value = pair.partition("=")
         if not found or not key:
-            raise OptionError(f"{what} {pair!r} is not KEY=VALUE", f"write for example {what} {'ssim=0.5' if what == '--weight' else 'steps=30'}")
+            raise OptionError(
+                f"{what} {pair!r} is not KEY=VALUE", f"write for example {what} {'ssim=0.5' if what == '--weight' else 'steps=30'}"
+            )
         out[key.strip()] = value
     return out
 

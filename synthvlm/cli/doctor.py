@@ -11,7 +11,13 @@ import sys
 
 import click
 
-EXTRAS = {"diffusion": ("torch", "diffusers", "transformers", "accelerate"), "clip": ("torch", "open_clip", "skimage"), "vllm": ("vllm",), "ray": ("ray",), "web": ("fastapi", "uvicorn")}
+EXTRAS = {
+    "diffusion": ("torch", "diffusers", "transformers", "accelerate"),
+    "clip": ("torch", "open_clip", "skimage"),
+    "vllm": ("vllm",),
+    "ray": ("ray",),
+    "web": ("fastapi", "uvicorn"),
+}
 
 
 @click.command("doctor")
@@ -27,13 +33,22 @@ def command() -> None:
     click.echo(f"  GPUs: {', '.join(found) if found else 'none: one worker on the CPU'}; cores: {cores}")
     for extra, modules in EXTRAS.items():
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
-        state = f"missing {', '.join(missing)}: pip install 'synthvlm[{extra}]'" if missing else ", ".join(f"{m} {_version(m)}" for m in modules)
+        state = (
+            f"missing {', '.join(missing)}: pip install 'synthvlm[{extra}]'"
+            if missing
+            else ", ".join(f"{m} {_version(m)}" for m in modules)
+        )
         click.echo(f"  {extra}: {state}")
     cache = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME", os.path.expanduser("~/.cache/huggingface")), "hub")
-    click.echo(f"  checkpoints are kept in {cache} ({_free(cache)} free); HF_TOKEN is {'set' if os.environ.get('HF_TOKEN') else 'not set (gated models need it)'}")
+    click.echo(
+        f"  checkpoints are kept in {cache} ({_free(cache)} free); HF_TOKEN is {'set' if os.environ.get('HF_TOKEN') else 'not set (gated models need it)'}"
+    )
     click.echo(f"  here: {_free(os.getcwd())} free")
     registry = discover()
-    click.echo(f"  plugins: {len({r.plugin for r in registry.registrations.values()})} work" + "".join(f"\n  broken: {b.plugin} {b.reason}" for b in registry.broken))
+    click.echo(
+        f"  plugins: {len({r.plugin for r in registry.registrations.values()})} work"
+        + "".join(f"\n  broken: {b.plugin} {b.reason}" for b in registry.broken)
+    )
 
 
 def _version(module: str) -> str:

@@ -9,7 +9,9 @@ from synthvlm.cli import common
 
 @click.command("export")
 @common.run_argument
-@click.option("--format", "formats", multiple=True, type=click.Choice(["llava", "jsonl", "imagefolder"]), default=("llava",), show_default=True)
+@click.option(
+    "--format", "formats", multiple=True, type=click.Choice(["llava", "jsonl", "imagefolder"]), default=("llava",), show_default=True
+)
 @click.option("--selection", default="default", show_default=True, help="Which selection.")
 @click.option("--out", help="Folder of the data set. [RUN/exports/FORMAT]")
 def command(run_dir: str, formats: tuple[str, ...], selection: str, out: str | None) -> None:

@@ -26,11 +26,15 @@ def command(run_dir: str, captions: str | None, seed: int | None, **flags: Any) 
 
     unread = [f"--{f.replace('_', '-')}" for f in ("input_format", "caption_column", "id_column", "on_duplicate", "limit") if flags[f]]
     if unread and not captions:
-        raise OptionError(f"{unread[0].replace('input-', '')} is about reading captions, and there are none to read", "give them with --input")
+        raise OptionError(
+            f"{unread[0].replace('input-', '')} is about reading captions, and there are none to read", "give them with --input"
+        )
     if flags["store"] != "best" and (flags["scorers"] or flags["weights"]):
         raise OptionError("--scorer and --weight are of use here only with --store best", "score afterwards with: synthvlm score RUN")
     steps = {"generate": {}, "score": {}, "select": {}}
-    whole = line.overlay(recipe.parse({"steps": [{k: v} for k, v in steps.items()]}, "the command line"), captions, run_dir, flags | {"seed": seed})
+    whole = line.overlay(
+        recipe.parse({"steps": [{k: v} for k, v in steps.items()]}, "the command line"), captions, run_dir, flags | {"seed": seed}
+    )
     if flags["model"] is None:
         from synthvlm.plugins import discover
 

@@ -55,7 +55,9 @@ def merge_scorers(settings: dict[str, Any], flags: dict[str, Any], options: dict
         base = {n: base.get(n, {}) for n in named}
     for scorer, values in options.items():
         if scorer not in base:
-            raise OptionError(f"-o {scorer}.…: this run has no scorer {scorer!r}", f"it has: {', '.join(base)}; add one with --scorer {scorer}")
+            raise OptionError(
+                f"-o {scorer}.…: this run has no scorer {scorer!r}", f"it has: {', '.join(base)}; add one with --scorer {scorer}"
+            )
         base[scorer] = base[scorer] | values
     settings["scorers"] = base
 
@@ -72,9 +74,15 @@ def with_defaults(recipe: Any, given_model: str | None) -> Any:
         recipe.out = recipe.out or "runs/demo"
         click.echo(f"No captions given: taking the examples that ship with SynthVLM ({recipe.input.path}).", err=True)
         if not named:
-            click.echo("No model given: taking the miniature one (mini), which knows a small world of shapes. For real images: --model sdxl", err=True)
+            click.echo(
+                "No model given: taking the miniature one (mini), which knows a small world of shapes. For real images: --model sdxl",
+                err=True,
+            )
     elif not named:
-        raise OptionError("which image model? your own captions need --model", f"there are: {', '.join(discover().names('generator'))} (mini knows only its miniature world)")
+        raise OptionError(
+            "which image model? your own captions need --model",
+            f"there are: {', '.join(discover().names('generator'))} (mini knows only its miniature world)",
+        )
     return recipe
 
 
@@ -102,7 +110,11 @@ def tell_input(run: Any) -> None:
     if r.unchanged:
         click.echo(f"Captions: {run.sample_count():,} in the run; {r.path} has not changed", err=True)
     else:
-        more = "".join(f", {n:,} {what}" for n, what in ((r.edited, "edited"), (r.duplicates, "double ids"), (r.rejected, "set aside as unusable")) if n)
+        more = "".join(
+            f", {n:,} {what}"
+            for n, what in ((r.edited, "edited"), (r.duplicates, "double ids"), (r.rejected, "set aside as unusable"))
+            if n
+        )
         click.echo(f"Captions: {r.read:,} read from {r.path}, {r.added:,} new{more}; {run.sample_count():,} in the run", err=True)
         if r.rejected:
             click.echo(f"  the unusable ones, with line and reason: {run.root}/logs/rejected-*.jsonl", err=True)
@@ -147,7 +159,13 @@ def tell_selection(summary: dict[str, Any]) -> None:
     for name, means in summary["sets"].items():
         table.add_row(name, f"{means['samples']:,}", *(f"{means[c]:.3f}" for c in [*columns, "total"]))
     Console().print(table)
-    terms = "; ".join(f"{c} {t['share']:.0%} of the ranking (alone it would choose {t['alone_overlap']:.0%} of these)" for c, t in summary["terms"].items())
+    terms = "; ".join(
+        f"{c} {t['share']:.0%} of the ranking (alone it would choose {t['alone_overlap']:.0%} of these)"
+        for c, t in summary["terms"].items()
+    )
     click.echo(f"Selected {summary['selected']:,} of {summary['captions']:,} captions (top {summary['top']}). {terms}")
     if summary["winners_not_stored"]:
-        click.echo(f"  {summary['winners_not_stored']:,} winners' pixels were not kept under other weights; the best stored candidate was taken", err=True)
+        click.echo(
+            f"  {summary['winners_not_stored']:,} winners' pixels were not kept under other weights; the best stored candidate was taken",
+            err=True,
+        )

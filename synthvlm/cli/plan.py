@@ -71,7 +71,9 @@ def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
                 _tell(made)
                 problems += _disk(whole.out, made.stage, run.sample_count(), g)
                 if whole.out and os.path.exists(os.path.join(whole.out, "run.json")):
-                    prepare_generate(Run.open(whole.out), g.model, options=g.options, execution=execution, fetch=fetch, dry=True, **settings)
+                    prepare_generate(
+                        Run.open(whole.out), g.model, options=g.options, execution=execution, fetch=fetch, dry=True, **settings
+                    )
                 if s is not None:
                     _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch))
         except SynthVLMError as error:
@@ -114,5 +116,11 @@ def _disk(out: str | None, stage: Any, samples: int, step: Any) -> list[str]:
     while not os.path.exists(where):
         where = os.path.dirname(os.path.abspath(where))
     free = shutil.disk_usage(where).free
-    click.echo(f"Images: {samples * stage.repeat:,} ({stage.repeat} per caption, {width}×{height}), about {need / 1e9:.1f} GB kept; {free / 1e9:.0f} GB free")
-    return [f"the images may need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free\n  --store best keeps one per caption"] if need > free else []
+    click.echo(
+        f"Images: {samples * stage.repeat:,} ({stage.repeat} per caption, {width}×{height}), about {need / 1e9:.1f} GB kept; {free / 1e9:.0f} GB free"
+    )
+    return (
+        [f"the images may need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free\n  --store best keeps one per caption"]
+        if need > free
+        else []
+    )

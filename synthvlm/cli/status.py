@@ -22,7 +22,18 @@ def command(run_dir: str, verify: bool, as_json: bool) -> None:
     stages = {name: run.tally(run.stage(name)) for name in run.stage_names()}
     selections = {n.removesuffix(".json"): run.store.read_json(f"selections/{n}") or {} for n in run.store.list("selections", ".json")}
     if as_json:
-        click.echo(json.dumps({"run": run.root, "samples": run.sample_count(), "stages": stages, "damaged": damaged, "selections": {n: s["selected"] for n, s in selections.items()}}, indent=2))
+        click.echo(
+            json.dumps(
+                {
+                    "run": run.root,
+                    "samples": run.sample_count(),
+                    "stages": stages,
+                    "damaged": damaged,
+                    "selections": {n: s["selected"] for n, s in selections.items()},
+                },
+                indent=2,
+            )
+        )
         return
     click.echo(f"{run.root}: {run.sample_count():,} captions, seed {run.seed}")
     for line in damaged:
@@ -30,7 +41,11 @@ def command(run_dir: str, verify: bool, as_json: bool) -> None:
     for name, t in stages.items():
         missing = t["wanted"] - t["made"] - t["failed"]
         share = t["made"] / t["wanted"] if t["wanted"] else 1.0
-        click.echo(f"  {name}: {t['made']:,} of {t['wanted']:,} ({share:.0%})" + (f", {missing:,} to make" if missing else "") + (f", {t['failed']:,} failed" if t["failed"] else ""))
+        click.echo(
+            f"  {name}: {t['made']:,} of {t['wanted']:,} ({share:.0%})"
+            + (f", {missing:,} to make" if missing else "")
+            + (f", {t['failed']:,} failed" if t["failed"] else "")
+        )
         for f in t["failures"]:
             click.echo(f"    {f['rows']:,} × {f['class']}: {f['example']}")
     for name, s in selections.items():

@@ -19,7 +19,13 @@ from synthvlm.cli import common
 @common.model_options
 @common.score_options
 @common.select_options
-@click.option("--export", "export_formats", multiple=True, type=click.Choice(["llava", "jsonl", "imagefolder"]), help="Format of the data set; repeatable. [llava]")
+@click.option(
+    "--export",
+    "export_formats",
+    multiple=True,
+    type=click.Choice(["llava", "jsonl", "imagefolder"]),
+    help="Format of the data set; repeatable. [llava]",
+)
 @common.execution_options
 def command(captions: str | None, input_path: str | None, out: str | None, **flags: Any) -> None:
     """Captions in, the best image-caption pairs out.
@@ -32,7 +38,9 @@ def command(captions: str | None, input_path: str | None, out: str | None, **fla
     from synthvlm.errors import OptionError
 
     if captions and input_path and captions != input_path:
-        raise OptionError(f"two inputs: {captions} and {input_path}", "one run reads one; add another later with: synthvlm generate RUN --input FILE")
+        raise OptionError(
+            f"two inputs: {captions} and {input_path}", "one run reads one; add another later with: synthvlm generate RUN --input FILE"
+        )
     whole = line.with_defaults(line.overlay(recipe.builtin("synth"), captions or input_path, out, flags), flags["model"])
     whole.out = whole.out or f"runs/{Path(whole.input.path).stem}-{flags['name'] or whole.first('generate').model}"
     line.go(whole, flags)

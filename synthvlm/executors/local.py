@@ -32,7 +32,9 @@ def gpus() -> list[str]:
     if visible is not None:
         return [v.strip() for v in visible.split(",") if v.strip() not in ("", "-1")]
     try:
-        listed = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True)
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return listed.stdout.split()
@@ -65,13 +67,17 @@ class _Worker:
         except OSError as error:
             for fd in (commands_in, events_out):
                 os.close(fd)
-            raise WorkerError(f"{python} cannot be run: {error.strerror}", "give --python the path of a Python that has synthvlm installed") from error
+            raise WorkerError(
+                f"{python} cannot be run: {error.strerror}", "give --python the path of a Python that has synthvlm installed"
+            ) from error
         finally:
             os.close(commands_out)
             os.close(events_in)
         self._commands = os.fdopen(commands_in, "w", encoding="utf-8")
         self._events = os.fdopen(events_out, "r", encoding="utf-8")
-        self.send(job.message() | {"device": "cpu" if device == "cpu" else "cuda:0", "device_name": device if device == "cpu" else f"gpu{device}"})
+        self.send(
+            job.message() | {"device": "cpu" if device == "cpu" else "cuda:0", "device_name": device if device == "cpu" else f"gpu{device}"}
+        )
         self.reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
         self.reader.start()
 

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-def best_shard(context: Context, stage: Stage, generator: Any, scoring: Stage, scorers: Scorers, shard: int, suspects: frozenset[str]) -> None:
+def best_shard(
+    context: Context, stage: Stage, generator: Any, scoring: Stage, scorers: Scorers, shard: int, suspects: frozenset[str]
+) -> None:
     """Make and score what is pending of a shard, and keep the pixels of the best candidate of each caption."""
     seed, kind = context.run.seed, stage.identity["image"]
     weights = dict(stage.runtime["keep_best_by"] or default_weights(scoring.columns))
     unknown = [c for c in weights if c not in scoring.columns]
     if unknown:
-        raise RunError(f"the best candidate is to be kept by {unknown[0]!r}, which no scorer makes", f"there are: {', '.join(scoring.columns)}; weigh them with --weight NAME=VALUE")
+        raise RunError(
+            f"the best candidate is to be kept by {unknown[0]!r}, which no scorer makes",
+            f"there are: {', '.join(scoring.columns)}; weigh them with --weight NAME=VALUE",
+        )
     image_writer, score_writer = context.writer(stage), context.writer(scoring)
     rows = context.pending(stage, shard)
     missing: dict[str, int] = {}
@@ -93,7 +98,9 @@ class _Silent:
         return False
 
 
-def _keep_best(candidates: list[tuple[Row, tuple[str, bytes] | None]], scored: list[Row], weights: dict[str, float], standing: float | None) -> list[tuple[Row, tuple[str, bytes] | None]]:
+def _keep_best(
+    candidates: list[tuple[Row, tuple[str, bytes] | None]], scored: list[Row], weights: dict[str, float], standing: float | None
+) -> list[tuple[Row, tuple[str, bytes] | None]]:
     """Mark the losers as not stored and drop their pixels. A candidate that could not be scored keeps its pixels."""
     totals = {r["candidate"]: t for r in scored if not r.get("error") and math.isfinite(t := total(r, weights))}
     best = min(totals, key=lambda c: (-totals[c], c), default=None)

@@ -27,7 +27,9 @@ class Scorers:
         self.columns = [c for s in self.scorers for c in s.columns]
         twice = {c for c in self.columns if self.columns.count(c) > 1}
         if twice:
-            raise SynthVLMError(f"two scorers of one stage make the column {sorted(twice)[0]!r}", "score with one of them in a stage of its own: --as NAME")
+            raise SynthVLMError(
+                f"two scorers of one stage make the column {sorted(twice)[0]!r}", "score with one of them in a stage of its own: --as NAME"
+            )
         self.cards = {name: dict(card) for s in self.scorers for name, card in s.cards.items()}
 
     @property

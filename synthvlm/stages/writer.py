@@ -16,7 +16,9 @@ COMMIT_BYTES = 256 << 20
 class PartWriter:
     """Rows of one stage waiting for their part. Any thread may flush: what is done is never lost to a stop."""
 
-    def __init__(self, run: RunDirectory, stage: Stage, seconds: float, info: Callable[[], Mapping[str, Any]], committed: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, run: RunDirectory, stage: Stage, seconds: float, info: Callable[[], Mapping[str, Any]], committed: Callable[[str, int], None]
+    ) -> None:
         self._run, self._stage, self._seconds, self._info, self._committed = run, stage, seconds, info, committed
         self.of_images = stage.kind == "generate"
         self._lock = threading.RLock()

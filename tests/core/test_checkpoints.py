@@ -64,21 +64,30 @@ def weights(files: list[str]) -> list[str]:
 
 def test_sdxl_full_precision():
     found = files_to_fetch(SDXL, "diffusers", None)
-    assert weights(found) == [f"{p}.safetensors" for p in ("text_encoder/model", "text_encoder_2/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model")]
+    assert weights(found) == [
+        f"{p}.safetensors"
+        for p in ("text_encoder/model", "text_encoder_2/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model")
+    ]
     assert {"model_index.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt", "unet/config.json"} <= set(found)
     assert not [f for f in found if f.endswith((".png", ".md"))]
 
 
 def test_sdxl_half_precision():
     found = weights(files_to_fetch(SDXL, "diffusers", "fp16"))
-    assert found == [f"{p}.fp16.safetensors" for p in ("text_encoder/model", "text_encoder_2/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model")]
+    assert found == [
+        f"{p}.fp16.safetensors"
+        for p in ("text_encoder/model", "text_encoder_2/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model")
+    ]
 
 
 def test_sd3_shards_of_one_precision_only():
     t5 = [f for f in weights(files_to_fetch(SD3, "diffusers", None)) if "text_encoder_3" in f]
     assert t5 == ["text_encoder_3/model-00001-of-00002.safetensors", "text_encoder_3/model-00002-of-00002.safetensors"]
     half = weights(files_to_fetch(SD3, "diffusers", "fp16"))
-    assert [f for f in half if "text_encoder_3" in f] == ["text_encoder_3/model.fp16-00001-of-00002.safetensors", "text_encoder_3/model.fp16-00002-of-00002.safetensors"]
+    assert [f for f in half if "text_encoder_3" in f] == [
+        "text_encoder_3/model.fp16-00001-of-00002.safetensors",
+        "text_encoder_3/model.fp16-00002-of-00002.safetensors",
+    ]
     assert "transformer/diffusion_pytorch_model.safetensors" in half, "the only precision there is"
     assert "tokenizer_3/spiece.model" in files_to_fetch(SD3, "diffusers", None)
 
@@ -91,8 +100,12 @@ def test_folders_that_the_options_leave_out():
 
 def test_older_names_of_sharded_variants():
     here = ["unet/config.json", *(f"unet/diffusion_pytorch_model-0000{n}-of-00002{v}.safetensors" for n in (1, 2) for v in ("", ".fp16"))]
-    assert weights(files_to_fetch(here, "diffusers", "fp16")) == [f"unet/diffusion_pytorch_model-0000{n}-of-00002.fp16.safetensors" for n in (1, 2)]
-    assert weights(files_to_fetch(here, "diffusers", None)) == [f"unet/diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert weights(files_to_fetch(here, "diffusers", "fp16")) == [
+        f"unet/diffusion_pytorch_model-0000{n}-of-00002.fp16.safetensors" for n in (1, 2)
+    ]
+    assert weights(files_to_fetch(here, "diffusers", None)) == [
+        f"unet/diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)
+    ]
 
 
 def test_weights_that_belong_to_no_component_are_not_fetched():
@@ -109,7 +122,10 @@ def test_open_clip_one_copy_of_the_weights():
 
 
 def test_any_other_repository():
-    assert files_to_fetch(["config.json", "model.safetensors", "pytorch_model.bin", "README.md"], "any", None) == ["config.json", "model.safetensors"]
+    assert files_to_fetch(["config.json", "model.safetensors", "pytorch_model.bin", "README.md"], "any", None) == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 # --- what a local checkpoint is -----------------------------------------------------------------------------------------
@@ -220,7 +236,9 @@ class Hub:
             raise error
         return SimpleNamespace(sha=revision or "newest", siblings=[SimpleNamespace(rfilename=f) for f in self.files])
 
-    def snapshot_download(self, name: str, revision: str | None = None, local_files_only: bool = False, allow_patterns: list[str] | None = None) -> str:
+    def snapshot_download(
+        self, name: str, revision: str | None = None, local_files_only: bool = False, allow_patterns: list[str] | None = None
+    ) -> str:
         folder = self.cache / (revision or "newest")
         if local_files_only:
             if not folder.exists():

@@ -84,7 +84,23 @@ COMMAND = [sys.executable, "-m", "synthvlm", "synth"]
 
 def start(run: Path, captions: str, *more: str, seconds: float = 0.03) -> subprocess.Popen[bytes]:
     """Start the whole line as a user does."""
-    flags = ["--out", str(run), "--model", "cheap", "--scorer", "brightness", "--repeat", "2", "-o", f"seconds={seconds}", "--top", "50%", "--export", "llava", *more]
+    flags = [
+        "--out",
+        str(run),
+        "--model",
+        "cheap",
+        "--scorer",
+        "brightness",
+        "--repeat",
+        "2",
+        "-o",
+        f"seconds={seconds}",
+        "--top",
+        "50%",
+        "--export",
+        "llava",
+        *more,
+    ]
     return subprocess.Popen([*COMMAND, captions, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 
@@ -106,7 +122,11 @@ def workers(run: Path) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"synthvlm.worker" in (entry / "cmdline").read_bytes() and os.readlink(entry / "fd" / "2").startswith(f"{run}/"):
+            if (
+                entry.name.isdigit()
+                and b"synthvlm.worker" in (entry / "cmdline").read_bytes()
+                and os.readlink(entry / "fd" / "2").startswith(f"{run}/")
+            ):
                 found.append(int(entry.name))
         except OSError:
             continue

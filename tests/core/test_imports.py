@@ -38,7 +38,16 @@ def test_the_probe_sees_what_is_imported():
 
 def test_importing_synthvlm_and_its_command_line_brings_nothing_heavy():
     modules = ["synthvlm", "synthvlm.cli", *(f"synthvlm.cli.{c}" for c in COMMANDS), "synthvlm.cli.line", "synthvlm.cli.common"]
-    public = ["synthvlm.interfaces", "synthvlm.hookspecs", "synthvlm.options", "synthvlm.sample", "synthvlm.engines", "synthvlm.scorers", "synthvlm.plugins", "synthvlm.prompts"]
+    public = [
+        "synthvlm.interfaces",
+        "synthvlm.hookspecs",
+        "synthvlm.options",
+        "synthvlm.sample",
+        "synthvlm.engines",
+        "synthvlm.scorers",
+        "synthvlm.plugins",
+        "synthvlm.prompts",
+    ]
     assert brought("import " + ", ".join(modules + public)) == []
 
 
@@ -65,7 +74,12 @@ for r in registry.registrations.values():
 
 
 def test_help_brings_nothing_heavy():
-    assert brought("from click.testing import CliRunner; from synthvlm.cli import cli; assert CliRunner().invoke(cli, ['--help']).exit_code == 0") == []
+    assert (
+        brought(
+            "from click.testing import CliRunner; from synthvlm.cli import cli; assert CliRunner().invoke(cli, ['--help']).exit_code == 0"
+        )
+        == []
+    )
 
 
 def test_help_is_instant():

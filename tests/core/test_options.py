@@ -128,7 +128,14 @@ def test_an_ill_typed_value_says_what_is_wanted(name, value, wants):
     assert error.value.hint.startswith(f"it wants {wants}")
 
 
-@pytest.mark.parametrize(("name", "value", "reason"), [("steps", 0, "greater than or equal to 1"), ("steps", "201", "less than or equal to 200"), ("guidance", -1, "greater than or equal to 0")])
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("steps", 0, "greater than or equal to 1"),
+        ("steps", "201", "less than or equal to 200"),
+        ("guidance", -1, "greater than or equal to 0"),
+    ],
+)
 def test_out_of_range(name, value, reason):
     with pytest.raises(OptionError, match=reason):
         make(**{name: value})

@@ -92,7 +92,11 @@ def test_a_good_plugin(plant):
 
 
 def test_an_object_can_be_a_plugin(plant):
-    plant("fine", GOOD.replace("NAME", "good") + "\nclass Namespace:\n    register_generators = staticmethod(register_generators)\n", target="fine:Namespace")
+    plant(
+        "fine",
+        GOOD.replace("NAME", "good") + "\nclass Namespace:\n    register_generators = staticmethod(register_generators)\n",
+        target="fine:Namespace",
+    )
     assert discover().get("generator", "good").plugin == "fine"
 
 
@@ -104,16 +108,37 @@ def test_an_object_can_be_a_plugin(plant):
         ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
         ("import sys; sys.exit('not on this machine')", "cannot be imported: SystemExit: not on this machine"),
         ("raise __import__('synthvlm').PluginError('needs a licence')", "cannot be imported: needs a licence"),
-        (GOOD.replace("def register_generators", "def register_generator"), "implements an unknown hook 'register_generator'; did you mean register_generators?"),
-        (GOOD.replace("def register_generators", "def plug_me_in"), "implements an unknown hook 'plug_me_in'; hooks are register_generators, register_captioners, register_scorers"),
-        (GOOD.replace("@synthvlm.hookimpl", ""), "implements no hook: mark register_generators, register_captioners, register_scorers with @synthvlm.hookimpl"),
-        (GOOD.replace("def register_generators(register)", "def register_generators(registry)"), "cannot be registered: Plugin 'bad' for hook 'register_generators'"),
+        (
+            GOOD.replace("def register_generators", "def register_generator"),
+            "implements an unknown hook 'register_generator'; did you mean register_generators?",
+        ),
+        (
+            GOOD.replace("def register_generators", "def plug_me_in"),
+            "implements an unknown hook 'plug_me_in'; hooks are register_generators, register_captioners, register_scorers",
+        ),
+        (
+            GOOD.replace("@synthvlm.hookimpl", ""),
+            "implements no hook: mark register_generators, register_captioners, register_scorers with @synthvlm.hookimpl",
+        ),
+        (
+            GOOD.replace("def register_generators(register)", "def register_generators(registry)"),
+            "cannot be registered: Plugin 'bad' for hook 'register_generators'",
+        ),
         (GOOD.replace('    register("NAME", Good)', "    raise KeyError('x')"), "register_generators raised KeyError: 'x'"),
         (GOOD.replace('register("NAME", Good)', 'register("NAME")'), "register_generators raised TypeError"),
-        (GOOD.replace('register("NAME", Good)', 'register("NAME", Good())'), "as generator 'NAME': expected an options class (a frozen dataclass)"),
-        (GOOD.replace('register("NAME", Good)', 'register("NAME", dict)'), "registers <class 'dict'> as generator 'NAME': expected an options class (a frozen dataclass)"),
+        (
+            GOOD.replace('register("NAME", Good)', 'register("NAME", Good())'),
+            "as generator 'NAME': expected an options class (a frozen dataclass)",
+        ),
+        (
+            GOOD.replace('register("NAME", Good)', 'register("NAME", dict)'),
+            "registers <class 'dict'> as generator 'NAME': expected an options class (a frozen dataclass)",
+        ),
         (GOOD.replace("def load(", "def laod("), "registers Good as generator 'NAME', which has no load(devices) method"),
-        ("from __future__ import annotations\n" + GOOD.replace("steps: int", "steps: Steps"), "registers Good as generator 'NAME', whose options cannot be read: name 'Steps' is not defined"),
+        (
+            "from __future__ import annotations\n" + GOOD.replace("steps: int", "steps: Steps"),
+            "registers Good as generator 'NAME', whose options cannot be read: name 'Steps' is not defined",
+        ),
         (GOOD.replace('"NAME"', '""'), "registers a generator under '', which is not a name"),
         (GOOD.replace('"NAME"', "7"), "registers a generator under 7, which is not a name"),
         (GOOD + '    register("NAME", Good)\n', "registers the name 'NAME' twice"),
@@ -223,7 +248,9 @@ def test_one_shows_its_options_with_defaults_roles_and_presets(plant):
 
 
 def test_what_is_missing_is_shown_with_what_brings_it(plant):
-    source = GOOD.replace("NAME", "good").replace("presets: ClassVar", "requires: ClassVar = ('torch', 'no_such_module.sub')\n    extra: ClassVar = 'clip'\n    presets: ClassVar")
+    source = GOOD.replace("NAME", "good").replace(
+        "presets: ClassVar", "requires: ClassVar = ('torch', 'no_such_module.sub')\n    extra: ClassVar = 'clip'\n    presets: ClassVar"
+    )
     plant("fine", source)
     assert discover().get("generator", "good").missing == ["no_such_module.sub"]
     assert "missing: no_such_module.sub; pip install 'synthvlm[clip]'" in said("good")

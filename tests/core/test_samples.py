@@ -29,7 +29,11 @@ def write(tmp_path: Path) -> Any:
 
     def put(records: Any, name: str = "captions.json") -> str:
         path = tmp_path / name
-        path.write_text(json.dumps([{"id": r[0], "caption": r[1]} if isinstance(r, tuple) else r if isinstance(r, dict) else {"caption": r} for r in records]))
+        path.write_text(
+            json.dumps(
+                [{"id": r[0], "caption": r[1]} if isinstance(r, tuple) else r if isinstance(r, dict) else {"caption": r} for r in records]
+            )
+        )
         time[0] += 1
         os.utime(path, (time[0], time[0]))
         return str(path)
@@ -76,7 +80,11 @@ def test_lines_without_ids_keep_theirs_when_others_come_between(run, write):
 
 def test_the_same_id_twice_is_an_error_that_names_the_first_two(run, tmp_path):
     path = tmp_path / "captions.jsonl"
-    path.write_text("".join(json.dumps({"id": i, "caption": c}) + "\n" for i, c in ((7, "a"), ("x", "b"), ("7", "c"), ("y", "d"), ("x", "e"), ("y", "f"))))
+    path.write_text(
+        "".join(
+            json.dumps({"id": i, "caption": c}) + "\n" for i, c in ((7, "a"), ("x", "b"), ("7", "c"), ("y", "d"), ("x", "e"), ("y", "f"))
+        )
+    )
     with pytest.raises(InputError, match=r"ids stand more than once: '7' \(lines 1 and 3\) and 'x' \(lines 2 and 5\)") as error:
         ingest(run, str(path))
     assert "--on-duplicate first" in str(error.value)
@@ -206,7 +214,9 @@ def test_sources_are_appended(run, write):
 
 def test_an_id_of_another_source_with_another_caption_is_a_clash(run, write):
     ingest(run, write([("a", "1"), ("b", "2")], "one.json"))
-    with pytest.raises(RunError, match=r"two\.json, line 1: id 'b' is already in .*, from another source and with another caption") as error:
+    with pytest.raises(
+        RunError, match=r"two\.json, line 1: id 'b' is already in .*, from another source and with another caption"
+    ) as error:
         ingest(run, write([("c", "3"), ("b", "two")], "two.json"))
     assert "other ids" in str(error.value)
     assert held(run) == [("a", "1"), ("b", "2")]
@@ -270,7 +280,10 @@ def test_files_of_10_000_rows(run, tmp_path):
 
     def sizes() -> list[int]:
         with run.connect() as db:
-            return [db.execute(f"SELECT count(*) FROM read_parquet('{run.store.url(f'samples/{n}')}')").fetchall()[0][0] for n in run.store.list("samples")]
+            return [
+                db.execute(f"SELECT count(*) FROM read_parquet('{run.store.url(f'samples/{n}')}')").fetchall()[0][0]
+                for n in run.store.list("samples")
+            ]
 
     lines(12_345, {})
     assert ingest(run, str(path)).added == 12_345

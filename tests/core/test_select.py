@@ -44,7 +44,14 @@ class Pair:
 
 
 def build(
-    root: Path, pairs: Sequence[Pair], *, name: str = "sdxl", scores: str = "clip-ssim", columns: Sequence[str] = COLUMNS, order: Callable[[list[Any]], None] = lambda _: None, shard: int = 3
+    root: Path,
+    pairs: Sequence[Pair],
+    *,
+    name: str = "sdxl",
+    scores: str = "clip-ssim",
+    columns: Sequence[str] = COLUMNS,
+    order: Callable[[list[Any]], None] = lambda _: None,
+    shard: int = 3,
 ) -> list[Stage]:
     """Make a run that holds ``pairs``, in parts of a few rows written in some ``order``; return its score stages."""
     ids = list(dict.fromkeys(p.id for p in pairs))
@@ -53,8 +60,19 @@ def build(
     run = RunDirectory.create(root)
     samples.ingest(run, str(source))
     place = {i: n for n, i in enumerate(ids)}
-    images = run.ensure_stage(Stage(name, "generate", [{"name": name}], {name: {}}, {"caption": "samples"}, shard, max(p.candidate for p in pairs) + 1))
-    scoring = Stage(scores, "score", [{"name": c} for c in columns], {s: {} for s in columns}, {"image": name, "caption": "samples"}, shard, columns=list(columns), cards={"clip": {"metric": "m"}})
+    images = run.ensure_stage(
+        Stage(name, "generate", [{"name": name}], {name: {}}, {"caption": "samples"}, shard, max(p.candidate for p in pairs) + 1)
+    )
+    scoring = Stage(
+        scores,
+        "score",
+        [{"name": c} for c in columns],
+        {s: {} for s in columns},
+        {"image": name, "caption": "samples"},
+        shard,
+        columns=list(columns),
+        cards={"clip": {"metric": "m"}},
+    )
     scoring = run.ensure_stage(scoring)
     made, scored = [], []
     for p in pairs:
@@ -64,7 +82,15 @@ def build(
             made.append(row | {"error": "no", "error_class": "Refused"})
             continue
         sha = hashlib.sha256(f"{p.id}/{p.candidate}".encode()).hexdigest()
-        pixels = {"seed": image_seed(0, p.id, p.candidate), "width": 8, "height": 8, "sha256": sha, "bytes": 4, "cut_tokens": 0, "stored": p.stored}
+        pixels = {
+            "seed": image_seed(0, p.id, p.candidate),
+            "width": 8,
+            "height": 8,
+            "sha256": sha,
+            "bytes": 4,
+            "cut_tokens": 0,
+            "stored": p.stored,
+        }
         made.append(row | pixels)
         row = row | {"key": row_key(scoring.digest, p.id, f"caption of {p.id}", sha, p.candidate), "sha256": sha}
         scored.append(row | ({c: p.scores[c] for c in columns} if p.scored else {"error": "no", "error_class": "Refused"}))
@@ -118,7 +144,13 @@ def test_against_the_oracle(tmp_path, seed):
     captions = len({p.id for p in there})
     if not any(p.stored for p in there):
         pytest.fail("choose other seeds")
-    for weights in (None, {"clip": 1.0}, {"ssim": 1.0, "clip": 1.0, "clip_cut": -0.25}, {"clip": 0.30000000000000004, "ssim": 1e-7}, {"clip_cut": 3}):
+    for weights in (
+        None,
+        {"clip": 1.0},
+        {"ssim": 1.0, "clip": 1.0, "clip_cut": -0.25},
+        {"clip": 0.30000000000000004, "ssim": 1e-7},
+        {"clip_cut": 3},
+    ):
         for top in ("10%", 0.25, 1, "3", 1000, "all"):
             w = dict(weights or WEIGHTS)
             said = select(run, stages, weights=weights, top=top)
@@ -190,7 +222,13 @@ def test_what_is_written_is_what_is_returned_and_says_how(tmp_path):
     run = RunDirectory.open(tmp_path / "run")
     said = select(run, stages, top=2, weights={"clip": 2.0}, name="mine")
     assert json.loads((tmp_path / "run" / "selections" / "mine.json").read_text()) == said
-    assert (said["name"], said["scores"], said["images"], said["weights"], said["top"]) == ("mine", ["clip-ssim"], "sdxl", {"clip": 2.0}, "2")
+    assert (said["name"], said["scores"], said["images"], said["weights"], said["top"]) == (
+        "mine",
+        ["clip-ssim"],
+        "sdxl",
+        {"clip": 2.0},
+        "2",
+    )
     assert said["cards"]["clip"] == {"metric": "m"}
     columns = chosen(tmp_path / "run", "mine")[0]
     assert {"key", "row", "id", "candidate", "caption", "seed", "sha256", "clip", "ssim", "total"} <= set(columns)
@@ -213,7 +251,10 @@ def test_the_losers_of_another_weighing_were_not_stored(tmp_path):
 
 
 def test_a_caption_without_any_stored_image_is_left_out(tmp_path):
-    pairs = [Pair("a", 0, {"clip": 1.0, "clip_cut": 0.0, "ssim": 1.0}, stored=False), Pair("b", 0, {"clip": 0.0, "clip_cut": 0.0, "ssim": 0.0})]
+    pairs = [
+        Pair("a", 0, {"clip": 1.0, "clip_cut": 0.0, "ssim": 1.0}, stored=False),
+        Pair("b", 0, {"clip": 0.0, "clip_cut": 0.0, "ssim": 0.0}),
+    ]
     stages = build(tmp_path / "run", pairs)
     said = select(RunDirectory.open(tmp_path / "run"), stages, top="all")
     assert (said["captions"], said["selected"], said["winners_not_stored"]) == (2, 1, 1)
@@ -285,7 +326,10 @@ def test_nothing_scored_yet(tmp_path):
 
 
 def test_score_stages_of_one_image_stage_are_joined_and_others_refused(tmp_path):
-    pairs = [Pair(i, c, {"clip": n / 10, "clip_cut": 0.0, "ssim": 0.5, "length": -float(n)}) for n, (i, c) in enumerate(itertools.product("abc", (0, 1)))]
+    pairs = [
+        Pair(i, c, {"clip": n / 10, "clip_cut": 0.0, "ssim": 0.5, "length": -float(n)})
+        for n, (i, c) in enumerate(itertools.product("abc", (0, 1)))
+    ]
     scoring = build(tmp_path / "run", pairs)
     scoring += build(tmp_path / "run", pairs, scores="length", columns=["length"])
     run = RunDirectory.open(tmp_path / "run")

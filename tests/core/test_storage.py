@@ -262,7 +262,12 @@ def test_of_many_only_one_at_a_time_holds_a_dead_ones_lock(tmp_path):
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
-MEMBERS = [("000000000-000.jpg", b"\xff\xd8one"), ("000000001-000.jpg", b""), ("000000002-001.jpg", b"x" * 512), ("000000003-000.jpg", b"y" * 1300)]
+MEMBERS = [
+    ("000000000-000.jpg", b"\xff\xd8one"),
+    ("000000001-000.jpg", b""),
+    ("000000002-001.jpg", b"x" * 512),
+    ("000000003-000.jpg", b"y" * 1300),
+]
 
 
 def test_a_pack_has_each_member_at_its_offset_and_is_the_same_each_time():
@@ -290,7 +295,12 @@ def picture(row: int, candidate: int = 0, key: str = "") -> dict[str, object]:
 
 
 def test_a_part_is_named_by_its_bytes_and_names_its_pixels(store):
-    made = [picture(0), picture(1) | {"stored": False}, picture(1, 1), {"key": "bad", "row": 2, "id": "2", "candidate": 0, "tries": 1, "error": "no"}]
+    made = [
+        picture(0),
+        picture(1) | {"stored": False},
+        picture(1, 1),
+        {"key": "bad", "row": 2, "id": "2", "candidate": 0, "tries": 1, "error": "no"},
+    ]
     pixels = {str(r["key"]): ("png", bytes([r["row"], r["candidate"]]) * 300) for r in (made[0], made[2])}  # type: ignore[list-item]
     path = parts.commit(store, "sdxl", 1234, parts.IMAGES, made, pixels, {"device": "cpu"})
     (part,) = parts.list_parts(store, "sdxl")
@@ -314,8 +324,12 @@ def test_the_same_rows_are_the_same_bytes_in_files_of_their_own(tmp_path):
     """Two processes that do the same must not share a tar, which one of them may merge away."""
     store = Store(tmp_path)
     for _ in range(2):
-        parts.commit(store, "sdxl", 3, parts.IMAGES, [picture(0), picture(1)], {"k0-0": ("jpg", b"a"), "k1-0": ("jpg", b"b")}, {"b": 1, "a": 2})
-        parts.commit(store, "sd3", 3, parts.IMAGES, [picture(0) | {"stored": False}, picture(1) | {"stored": False}], None, {"b": 1, "a": 2})
+        parts.commit(
+            store, "sdxl", 3, parts.IMAGES, [picture(0), picture(1)], {"k0-0": ("jpg", b"a"), "k1-0": ("jpg", b"b")}, {"b": 1, "a": 2}
+        )
+        parts.commit(
+            store, "sd3", 3, parts.IMAGES, [picture(0) | {"stored": False}, picture(1) | {"stored": False}], None, {"b": 1, "a": 2}
+        )
     one, two = store.list("sdxl/000", ".tar")
     assert store.read(f"sdxl/000/{one}") == store.read(f"sdxl/000/{two}")
     assert len(store.list("sdxl/000", ".parquet")) == 2
@@ -396,7 +410,21 @@ def test_a_run_on_another_file_system(tmp_path):
 
 # --- keys and seeds ---------------------------------------------------------------------------------------------------
 
-ODD = ["", "plain", "naïve café", "猫 на окне 🐱", 'quotes " and \'', "back\\slash", "new\nline\ttab", "a,b|c;d", "%s {} $1", "\x1f", "null", "e\u0301", "x" * 3000]
+ODD = [
+    "",
+    "plain",
+    "naïve café",
+    "猫 на окне 🐱",
+    "quotes \" and '",
+    "back\\slash",
+    "new\nline\ttab",
+    "a,b|c;d",
+    "%s {} $1",
+    "\x1f",
+    "null",
+    "e\u0301",
+    "x" * 3000,
+]
 
 
 def by_duckdb(*values: object) -> str:

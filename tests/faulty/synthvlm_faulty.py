@@ -68,7 +68,9 @@ class Drawing:
             bad = _obey(r.caption, o.marks)
             base = Image.linear_gradient("L").resize((o.size, o.size))
             image = Image.merge("RGB", [base.point(lambda v, s=s: (v + s) % 256) for s in r.seed.to_bytes(4, "big")[:3]])
-            out.append(bad or synthvlm.GeneratedImage(image, cut_tokens=len(r.caption) // 50, note="long" if len(r.caption) > 100 else None))
+            out.append(
+                bad or synthvlm.GeneratedImage(image, cut_tokens=len(r.caption) // 50, note="long" if len(r.caption) > 100 else None)
+            )
         return out
 
 
@@ -99,6 +101,11 @@ class Measuring:
             assert r.image is not None and r.caption is not None
             if "unscorable" in r.caption:
                 out.append(synthvlm.Failed("no score for this", "Refused"))
+                continue
+            if "scoring breaks" in r.caption:
+                raise ValueError(f"cannot score {r.caption!r}")
+            if "no number" in r.caption and r.candidate == 0:
+                out.append({"clip": float("nan"), "ssim": 0.5})
                 continue
             mean = ImageStat.Stat(r.image).mean
             out.append({"clip": self.options.scale * sum(mean) / 765, "ssim": mean[0] / 255})
