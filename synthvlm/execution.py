@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import math
 import os
 import re
@@ -25,6 +26,7 @@ _ROWS_AHEAD = 8
 """Shards per worker that even a small run is cut into, so that devices end together."""
 _SHARD_SAMPLES = {"generate": (8, 64), "score": (256, 1024)}
 """Samples per shard at least, since a run may grow later, and when it is large: some minutes of work each."""
+_DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open-clip-torch"}
 DEFAULT_SCORERS: Mapping[str, dict[str, Any]] = {"clip": {}, "ssim": {}}
 
 
@@ -277,6 +279,9 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
         _tell(execution, "damaged", {"part": line})
     pending = _pending_shards(run, first, execution)
     worked = bool(pending)
+    if worked and execution.python is None:
+        for line in _other_versions(run, first):
+            _tell(execution, "warning", {"text": line})
     while pending:
         _work(run, prepared, execution, pending, hear)
         before, pending = pending, [] if execution.retry_failed else _pending_shards(run, first, execution)
@@ -335,6 +340,27 @@ def _pending_shards(run: RunDirectory, stage: Stage, execution: Execution) -> li
         for line in lines:
             _tell(execution, "damaged", {"part": line})
         return run.pending_shards(stage, execution.retry_failed)
+
+
+def _other_versions(run: RunDirectory, stage: Stage) -> list[str]:
+    """Return a line for each library whose version differs from the one that the stage's last part was made with."""
+    found = parts.list_parts(run.store, stage.name)[-1:]
+    try:
+        info = parts.part_info(run.store, found[0]) if found else {}
+    except (OSError, ValueError):
+        return []
+    before: dict[str, str] = (info.get("merged") or [info])[-1].get("versions", {})
+    lines = []
+    for module, version in before.items():
+        try:
+            now = importlib.metadata.version(_DISTRIBUTIONS.get(module, module))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if now != version:
+            lines.append(
+                f"{stage.name} was begun with {module} {version}, and this is {now}: new rows may differ from old ones in their last bits"
+            )
+    return lines
 
 
 def _check_pixels(run: RunDirectory, stage: Stage) -> list[str]:

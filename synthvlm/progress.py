@@ -46,6 +46,8 @@ class Reporter:
             self._rows(facts)
         elif kind == "died":
             self._line(f"worker on {facts['device']} died ({facts['how']}); restarted, its batch is tried again. Log: {facts['log']}")
+        elif kind == "warning":
+            self._line(f"note: {facts['text']}")
         elif kind == "not_compacted":
             self._line(f"{facts['stage']}: its files could not be merged now ({facts['reason']}); `synthvlm compact` does it later")
         elif kind == "damaged":

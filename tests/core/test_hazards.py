@@ -106,3 +106,24 @@ def test_another_pythons_path_that_is_none(tmp_path, write_captions):
 
     with pytest.raises(WorkerError, match="cannot be run: No such file"):
         Run.create(tmp_path / "run", write_captions(["a"])).using(python="/nonexistent").generate("cheap")
+
+
+def test_another_version_of_a_library_is_told_and_goes_on(tmp_path, write_captions, monkeypatch):
+    import importlib.metadata
+
+    heard = []
+
+    class Ear:
+        def start(self, *_): ...
+        def finish(self): ...
+        def event(self, kind, facts):
+            heard.append((kind, facts))
+
+    run = Run.create(tmp_path / "run", write_captions(["a"])).generate("cheap")
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0" if name == "pillow" else real(name))
+    run.using(listener=Ear()).generate("cheap", repeat=2)
+    told = [f["text"] for kind, f in heard if kind == "warning"]
+    assert len(told) == 1
+    assert "and this is 99.0" in told[0]
+    assert run.results["generate"]["made"] == 2
