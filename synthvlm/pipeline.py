@@ -113,7 +113,8 @@ class Run(RunDirectory):
         """Write the selection as a data set; see :func:`synthvlm.export.export`."""
         from synthvlm import export as exporting
 
-        self.results.setdefault("export", {})[format] = exporting.export(self, format, selection=selection, out=out)
+        with self.store.lock(f"exporting {selection}", wait=600):  # nobody may merge pixels away meanwhile
+            self.results.setdefault("export", {})[format] = exporting.export(self, format, selection=selection, out=out)
         return self
 
     def report(self, *, selection: str = "default") -> Self:

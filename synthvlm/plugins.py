@@ -15,6 +15,8 @@ from synthvlm import hookspecs
 from synthvlm.errors import PluginError, SynthVLMError
 from synthvlm.options import build, describe
 
+RESERVED = ("image", "reads")
+"""Names that stand beside those of models in a stage's identity."""
 KINDS = {"generator": "register_generators", "captioner": "register_captioners", "scorer": "register_scorers"}
 
 
@@ -89,6 +91,8 @@ class Registry:
         problem = None
         if not isinstance(new.name, str) or not new.name:
             problem = f"registers a {new.kind} under {new.name!r}, which is not a name"
+        elif new.name in RESERVED:
+            problem = f"registers a {new.kind} under {new.name!r}, a name that runs keep for themselves"
         elif not (isinstance(new.cls, type) and dataclasses.is_dataclass(new.cls)):
             problem = f"registers {new.cls!r} as {new.kind} {new.name!r}: expected an options class (a frozen dataclass)"
         elif not callable(getattr(new.cls, "load", None)):

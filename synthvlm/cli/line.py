@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -99,9 +100,19 @@ def go(recipe: Any, flags: dict[str, Any]) -> Any:
     if recipe.input.path is not None:
         run.add(recipe.input.path, **reader)
         tell_input(run)
-    run.store.put("recipe.yaml", recipe.to_yaml().encode())
+    run.store.put("recipe.yaml", _from_anywhere(recipe).to_yaml().encode())
     follow(recipe, run, tell_step)
     return run
+
+
+def _from_anywhere(recipe: Any) -> Any:
+    """Return the recipe with whole paths, so that the run's own copy resumes it from any folder."""
+    whole = recipe.model_copy(deep=True)
+    for owner, field in ((whole.input, "path"), (whole, "out")):
+        path = getattr(owner, field)
+        if path and "://" not in path:
+            setattr(owner, field, os.path.abspath(path))
+    return whole
 
 
 def tell_input(run: Any) -> None:
