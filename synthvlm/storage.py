@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -237,14 +238,20 @@ class Store:
             os.unlink(temporary)
 
     def _break_lock(self, holder: dict[str, Any]) -> None:
-        """Remove a dead holder's lock. Renaming it first lets only one of several waiters do so."""
-        aside = f"{self.root}/.lock.{holder['host']}-{os.getpid()}-{holder['token'][:8]}{_TMP}"
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self.path("lock.json"), aside)
-            if json.loads(Path(aside).read_text())["token"] != holder["token"]:  # somebody was faster and holds it now
-                with contextlib.suppress(FileExistsError):
-                    os.link(aside, self.path("lock.json"))
-            os.unlink(aside)
+        """Remove a dead holder's lock, if it is still that one.
+
+        Of several waiters one at a time looks and removes: to move the file aside and look then would take it, for a
+        moment, from a waiter that was faster and holds it now.
+        """
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # some network file systems lock no folders
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            if (self.read_json("lock.json") or {}).get("token") == holder["token"]:
+                with contextlib.suppress(FileNotFoundError):
+                    self.remove("lock.json")
+        finally:
+            os.close(folder)
 
 
 def alive(pid: int) -> bool:
