@@ -68,5 +68,36 @@ def train(steps: tuple[str, ...], out: Path, device: str, threads: int | None, s
         click.echo(f"== {step}: {(time.monotonic() - began) / 60:.1f} min")
 
 
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/mini-training"), show_default=True, help="What `train` wrote.")
+@click.argument("folder", type=click.Path(path_type=Path))
+def export(out: Path, folder: Path) -> None:
+    """Write what is trained so far as checkpoint directories: FOLDER/generator, FOLDER/clip, FOLDER/captioner, FOLDER/checker.safetensors."""
+    from synthvlm_mini.train.export import export_all
+
+    for path in export_all(out, folder):
+        click.echo(path)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/mini-training"), show_default=True, help="What `train` wrote.")
+@click.option("--scenes", type=int, default=512, show_default=True, help="Held-out scenes.")
+@click.option("--selection", type=int, default=128, show_default=True, help="Captions whose 8 candidates are compared.")
+@click.option("--hardware", required=True, help="What the models were trained on, for the card.")
+@click.option("--threads", type=int, help="CPU threads. [torch's choice]")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def evaluate(out: Path, scenes: int, selection: int, hardware: str, threads: int | None, folder: Path) -> None:
+    """Measure the models in FOLDER, print what falls short, and write FOLDER/README.md, the card."""
+    from synthvlm_mini.train import card
+    from synthvlm_mini.train.evaluate import evaluate_folder
+
+    if threads:
+        torch.set_num_threads(threads)
+    figures = evaluate_folder(folder, scenes=scenes, selection=selection)
+    click.echo(card.write(out, figures, folder, hardware).read_text())
+    for line in card.missed(figures):
+        click.echo(f"short: {line}", err=True)
+
+
 if __name__ == "__main__":
     main()

@@ -76,7 +76,7 @@ class _Examples:
         positions, segments, wanted = list(range(start)), [0] * start, [-100] * start
         for number, name in enumerate(asked, 1):
             question = self.questions[name]
-            answer = self.tokenizer(f" {PERSPECTIVES[name](scene)}", add_special_tokens=False).input_ids + [self.tokenizer.eos_token_id]
+            answer = [*self.tokenizer(f" {PERSPECTIVES[name](scene)}", add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
             ids += question + answer
             positions += range(start, start + len(question) + len(answer))
             segments += [number] * (len(question) + len(answer))

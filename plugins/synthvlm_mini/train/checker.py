@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -101,3 +102,15 @@ def read_pictures(model: Checker, pixels: torch.Tensor) -> tuple[torch.Tensor, l
     """Return (B, heads) classes and the scenes that they make (None: no possible one), for pictures from -1 to 1."""
     rows = torch.stack([logit.argmax(-1) for logit in model(pixels)], 1)
     return rows, [scene_of(row) for row in rows.tolist()]
+
+
+def export_checker(model: Checker, path: Path) -> None:
+    """Write the checker's weights, in half precision."""
+    save_file({k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}, path)
+
+
+def load_checker(path: Path) -> Checker:
+    """Read what :func:`export_checker` wrote."""
+    model = Checker()
+    model.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return model.eval()

@@ -123,7 +123,7 @@ def train_clip(out: Path, device: torch.device, scale: float = 1.0, mistakes: Pi
         contrast = (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, : len(logits)].T, right)) / 2
         auxiliary, share = head_loss(known, truth)
         return contrast + auxiliary, {
-            "contrast": float(contrast),
+            "contrast": float(contrast.detach()),
             "scene": share,
             "found": float((logits.argmax(1) == right).float().mean()),
         }

@@ -108,7 +108,7 @@ def fit(
         keep = min(schedule.ema, step / (step + 20))
         with torch.no_grad():
             torch._foreach_lerp_([a for _, a in fast], [v for v, _ in fast], 1 - keep)
-        figures.append({"loss": float(value), **told})
+        figures.append({"loss": value.detach().item(), **told})
         now = time.monotonic()
         if step % log_every == 0 or step == schedule.steps:
             seconds = spent + now - began

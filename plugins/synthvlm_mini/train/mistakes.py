@@ -1,0 +1,57 @@
+"""The generator's own pictures, with what the checker sees in them: where a picture is not what was asked, CLIP learns to tell."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthvlm_mini.book import captions
+from synthvlm_mini.book.scene import held_out, sample
+from synthvlm_mini.train.checker import Checker, read_pictures
+from synthvlm_mini.train.evaluate import draw
+from synthvlm_mini.train.pictures import CELLS, Pictures
+from synthvlm_mini.train.truth import labels
+
+COUNT = 12_000
+_CHUNK = 200
+
+
+def collect_mistakes(out: Path, generator: Any, checker: Checker, count: int = COUNT) -> Pictures:
+    """Draw ``count`` captions of scenes that are not held out, and keep picture, what it shows, and what was asked."""
+    folder = out / "mistakes"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(-(-count // _CHUNK)):
+        path = folder / f"{number:04d}.npz"
+        if path.exists() or (folder / "labels.npy").exists():
+            continue
+        rng = random.Random(f"mistakes:{number}")
+        scenes = [scene for scene in (sample(rng) for _ in range(_CHUNK)) if not held_out(scene)]
+        images = np.stack([np.asarray(image) for image in draw(generator, [captions.caption(s, rng) for s in scenes])])
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        _rows, seen = read_pictures(checker, pixels)
+        kept = [n for n, scene in enumerate(seen) if scene is not None]
+        shown = np.array([labels(seen[n]) for n in kept], np.int8)  # type: ignore[arg-type]
+        asked = np.array([labels(scenes[n]) for n in kept], np.int8)
+        with open(path.with_suffix(".tmp"), "wb") as file:
+            np.savez(file, pixels=images[kept], labels=shown, asked=asked)
+        os.replace(path.with_suffix(".tmp"), path)
+        print(f"mistakes: {(number + 1) * _CHUNK} of {count}; {np.mean((shown != asked).any(1)):.0%} are not what was asked", flush=True)
+    if not (folder / "labels.npy").exists():
+        _join(folder)
+    return Pictures(out, "mistakes")
+
+
+def _join(folder: Path) -> None:
+    parts = [np.load(path) for path in sorted(folder.glob("*.npz"))]
+    for name in ("pixels", "asked", "labels"):  # labels last: a folder that has them is whole
+        np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+        if name == "pixels":
+            total = sum(len(part["labels"]) for part in parts)
+            np.save(folder / "cells.npy", np.zeros((total, CELLS, CELLS), np.uint8))
+    for path in folder.glob("*.npz"):
+        path.unlink()
