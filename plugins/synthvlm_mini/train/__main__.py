@@ -24,7 +24,7 @@ def _pictures(out: Path, device: torch.device, scale: float) -> None:
 
 
 def _steps() -> dict[str, Callable[[Path, torch.device, float], Any]]:
-    from synthvlm_mini.train import autoencoder, captioner, checker, clip, generator, towers
+    from synthvlm_mini.train import autoencoder, captioner, checker, clip, generator, mistakes, towers
 
     return {
         "pictures": _pictures,
@@ -34,6 +34,7 @@ def _steps() -> dict[str, Callable[[Path, torch.device, float], Any]]:
         "autoencoder": autoencoder.train_autoencoder,
         "generator": generator.train_generator,
         "clip": clip.train_clip,
+        "mistakes": mistakes.learn_from_mistakes,
         "captioner": captioner.train_captioner,
     }
 
