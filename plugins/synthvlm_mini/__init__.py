@@ -1,6 +1,7 @@
 """A miniature world with small models of its own: the whole line in minutes on a laptop, to try things and to test plugins.
 
-``mini`` is a generator of the SDXL class, loaded and run by the very code that runs SDXL. What it knows is :mod:`synthvlm_mini.world`.
+``mini`` is a generator of the SDXL class, ``mini-captioner`` a captioner of the LLaVA class, each loaded and run by the very code that
+runs its big sisters. What they know is :mod:`synthvlm_mini.world`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import synthvlm
 from synthvlm.engines.diffusers import SDXLOptions
 from synthvlm.hookspecs import Register
 from synthvlm.options import checkpoint, option
+from synthvlm_mini.captioner import MiniCaptioner
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,3 +95,9 @@ class Noted:
 def register_generators(register: Register) -> None:
     """Register the miniature text-to-image model."""
     register("mini", Mini)
+
+
+@synthvlm.hookimpl
+def register_captioners(register: Register) -> None:
+    """Register the miniature captioner."""
+    register("mini-captioner", MiniCaptioner)
