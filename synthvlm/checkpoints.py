@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from synthvlm.errors import CheckpointError
 from synthvlm.options import describe
 
+log = logging.getLogger(__name__)
 _HUB_ID = r"^\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?$"
 _SMALL = (".json", ".txt", ".model", ".jinja")
 
@@ -25,19 +27,25 @@ class Resolved:
     asked: str
     path: str
     revision: str
-    """Commit of a hub repository, or ``content:<sha256>`` of a local directory."""
+    """Commit of a hub repository, ``content:<sha256>`` of a local directory, or ``name:<asked>`` of a model that a server has."""
 
 
 def resolve(options: Any, fetch: bool = True) -> tuple[Any, dict[str, Resolved]]:
     """Return ``options`` with every checkpoint field pointing to a local path, and what each resolved to.
 
-    ``variant``, ``unneeded_folders`` and ``gated_page`` of the options, where they have them, tell what to fetch. Raises CheckpointError if something is not there. With ``fetch`` false nothing is downloaded.
+    ``variant``, ``unneeded_folders`` and ``gated_page`` of the options, where they have them, tell what to fetch, and ``elsewhere``
+    which fields name what a server has: those stay as they are. A checkpoint of which ``needs_conversion(path)`` says so is converted
+    once, by the options' ``conversion``, into the cache. Raises CheckpointError if something is not there. With ``fetch`` false nothing
+    is downloaded or converted.
     """
+    elsewhere: tuple[str, ...] = getattr(options, "elsewhere", ())
     found: dict[str, Resolved] = {}
     for info in describe(type(options)):
         asked = getattr(options, info.name)
-        if info.role == "checkpoint" and asked:
-            found[info.name] = _resolve_one(asked, info.layout, options, fetch)
+        if info.role == "checkpoint" and asked and info.name in elsewhere:
+            found[info.name] = Resolved(asked, asked, f"name:{asked}")
+        elif info.role == "checkpoint" and asked:
+            found[info.name] = _loadable(options, _resolve_one(asked, info.layout, options, fetch), fetch)
     local = dataclasses.replace(options, **{name: r.path for name, r in found.items()})
     return local, found
 
@@ -53,13 +61,27 @@ def _resolve_one(asked: str, layout: str, options: Any, fetch: bool) -> Resolved
     return _from_hub(asked, layout, options, fetch)
 
 
+def _loadable(options: Any, found: Resolved, fetch: bool) -> Resolved:
+    """Return where the checkpoint loads from: as it is, or converted, once for all runs; it stays what it was made of."""
+    if not fetch or not getattr(options, "needs_conversion", lambda path: False)(found.path):
+        return found
+    name = re.sub(r"[^\w.-]+", "--", found.asked.partition("@")[0].strip("/"))[-64:]
+    target = _cache().parent / "converted" / f"{name}-{hashlib.sha256(found.revision.encode()).hexdigest()[:12]}"
+    if not target.exists():
+        log.warning("converting %s, once, into %s", found.asked, target)
+    options.conversion().convert(found.path, str(target), log.info)
+    return dataclasses.replace(found, path=str(target))
+
+
 def _from_hub(asked: str, layout: str, options: Any, fetch: bool) -> Resolved:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     name, _, revision = asked.partition("@")
     variant: str | None = getattr(options, "variant", None)
+    code: bool = getattr(options, "trust_remote_code", False)
     unneeded: tuple[str, ...] = getattr(options, "unneeded_folders", ())
+    what = ("code",) if code else ()
     cached = None
     try:
         # What is in the cache serves first, so that a run never depends on the network once its weights are here.
@@ -68,16 +90,16 @@ def _from_hub(asked: str, layout: str, options: Any, fetch: bool) -> Resolved:
             cached = Resolved(asked, path, Path(path).name)
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
-    if cached and (not fetch or _whole(name, cached.revision, layout, variant, unneeded).exists()):
+    if cached and (not fetch or _whole(name, cached.revision, layout, variant, unneeded, *what).exists()):
         return cached
     if not fetch:
         raise CheckpointError(f"{asked} is not in the cache", "it will be downloaded when a run needs it")
     try:
         info = HfApi().model_info(name, revision=cached.revision if cached else revision or None)
         files = [s.rfilename for s in info.siblings or []]
-        path = snapshot_download(name, revision=info.sha, allow_patterns=files_to_fetch(files, layout, variant, unneeded))
+        path = snapshot_download(name, revision=info.sha, allow_patterns=files_to_fetch(files, layout, variant, unneeded, code))
         with contextlib.suppress(OSError):
-            mark = _whole(name, str(info.sha), layout, variant, unneeded)
+            mark = _whole(name, str(info.sha), layout, variant, unneeded, *what)
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         return Resolved(asked, path, str(info.sha))
@@ -109,10 +131,10 @@ def _whole(name: str, revision: str, *what: Any) -> Path:
     return _cache() / f"whole-{hashlib.sha256(repr((name, revision, *what)).encode()).hexdigest()}"
 
 
-def files_to_fetch(files: list[str], layout: str, variant: str | None, unneeded: tuple[str, ...] = ()) -> list[str]:
+def files_to_fetch(files: list[str], layout: str, variant: str | None, unneeded: tuple[str, ...] = (), code: bool = False) -> list[str]:
     """Choose the files of a hub repository to fetch: configuration and safetensors, one precision, no other frameworks' weights.
 
-    ``unneeded``: folders that the options leave out (SD3 without T5).
+    ``unneeded``: folders that the options leave out (SD3 without T5). ``code``: Python files too.
     """
     files = [f for f in files if f.split("/", 1)[0] not in unneeded]
     weights = [f for f in files if f.endswith(".safetensors")]
@@ -132,7 +154,7 @@ def files_to_fetch(files: list[str], layout: str, variant: str | None, unneeded:
     elif layout == "open_clip":
         # One copy of the weights in open_clip's own naming; others in the repository are for other libraries.
         weights = [f for f in weights if f.startswith("open_clip")] or [f for f in files if f == "open_clip_pytorch_model.bin"] or weights
-    small = [f for f in files if f.endswith(_SMALL) and not f.startswith(("onnx", "openvino"))]
+    small = [f for f in files if f.endswith((*_SMALL, ".py") if code else _SMALL) and not f.startswith(("onnx", "openvino"))]
     return sorted({*weights, *small})
 
 
