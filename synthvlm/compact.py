@@ -83,7 +83,8 @@ def _merge(run: RunDirectory, stage: Stage, group: list[Part], wanted: pa.Array 
     first, last = min(p.first for p in group), max(p.last for p in group)
     stem = f"{parts.folder(stage.name, first)}/{first:06d}-{last:06d}"
     info: dict[str, object] = {"merged": [leaf for p in group for leaf in _leaves(parts.part_info(store, p))]}
-    table = table.sort_by([("row", "ascending"), ("candidate", "ascending")])
+    third = [("perspective", "ascending")] if "perspective" in table.column_names else []
+    table = table.sort_by([("row", "ascending"), ("candidate", "ascending"), *third])
     new = None
     if table.num_rows:
         if "tar" in table.column_names:

@@ -154,6 +154,14 @@ def tar_uri(path: str, offset: int, size: int, name: str) -> str:
     return f"tar:{urllib.parse.quote(path, safe='/:')}?{query}"
 
 
+def archive_of(uri: str) -> str | None:
+    """Return the path of the tar that ``uri`` names a file in, or None if it names no file in a tar."""
+    if place := _TAR_PLACE.fullmatch(uri):
+        return urllib.parse.unquote(place["path"])
+    member = _TAR_MEMBER.fullmatch(uri)
+    return member[1] if member and not os.path.exists(uri) else None
+
+
 def _open(path: str, allow_urls: bool) -> Any:
     import fsspec
 

@@ -6,7 +6,8 @@ An options class is a frozen dataclass (see :mod:`synthvlm.options`). Beside its
 - ``requires`` (tuple of module names): what ``load`` imports; reported by ``synthvlm plugins`` when missing;
 - ``extra`` (str): the ``synthvlm[...]`` extra, or package, that brings them;
 - ``presets`` (name → options): named settings, chosen by ``--preset``;
-- ``recommended`` (mapping): what suits the model in a whole line: ``repeat`` and ``scorers`` (name → options).
+- ``recommended`` (mapping): what suits the model in a whole line: ``repeat`` and ``scorers`` (name → options);
+- ``conversion`` (class): what ``synthvlm convert NAME`` runs, see :mod:`synthvlm.converting`.
 """
 
 from __future__ import annotations
@@ -47,14 +48,24 @@ class ImageGenerator(Protocol):
 
 
 class Captioner(Protocol):
-    """A multimodal language model: requests of 0..n images and a prompt → captions."""
+    """A multimodal language model: requests of 0..n images and a prompt → captions.
+
+    With a ``batch_size`` the worker calls ``caption`` with exactly that many requests of one bucket (the last batch is padded
+    by repeating its last request), and lowers it on running out of memory, as for an image generator; a caption must then not
+    depend on its neighbours. With None it hands over the whole shard, requests on one image adjacent, and takes the results as
+    they come.
+    """
 
     batch_size: int | None
-    """None: hand over the whole shard (vLLM batches by itself)."""
 
     def caption(self, batch: Sequence[CaptionRequest]) -> Iterable[Caption | str | Failed]:
-        """Return one result per request, in order."""
+        """Return one result per request, in order; a generator may yield each as soon as it is there."""
         ...
+
+    # Optional: def bucket(self, request: CaptionRequest) -> Hashable
+    #   Requests of one batch share a bucket (e.g. the padded length in tokens, and max_new_tokens).
+    # Optional: def close(self) -> None
+    #   Give back what the model holds; called once, when the worker ends well.
 
 
 class Scorer(Protocol):

@@ -49,6 +49,24 @@ IMAGES = pa.schema(
 )
 """A generated image: ``bytes`` at ``offset`` of the part's ``tar`` hold its encoded pixels, if ``stored``."""
 
+CAPTIONS = pa.schema(
+    [
+        *COMMON,
+        pa.field("perspective", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("raw", pa.string()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("tokens", pa.int32()),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("flags", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("batch_size", pa.int32()),
+        *FAILURE,
+    ]
+)
+"""A caption: ``text`` is the cleaned answer, ``raw`` the answer itself where it differs; ``flags`` (comma-separated) say what was done
+or let pass; ``sha256`` is the image's."""
+
 
 def scores_schema(columns: Sequence[str]) -> pa.Schema:
     """Return the schema of a score table: the image's sha256, then one float64 per column."""

@@ -1,4 +1,5 @@
-"""The verbs, on a run: ``Run.create("runs/x", "captions.json").generate("sdxl", repeat=4).score().select(top=0.1)``.
+"""The verbs, on a run: ``Run.create("runs/x", "captions.json").generate("sdxl", repeat=4).score().select(top=0.1)``, or
+``Run.create("runs/y", images="photos").caption("internvl2", ["detail", "nouns"]).merge()``.
 
 Each verb does what is still to be done and returns the run; the command line and recipes call the same ones.
 """
@@ -11,9 +12,11 @@ from typing import Any, Self
 
 from synthvlm import select as selecting
 from synthvlm.errors import RunError
-from synthvlm.execution import Execution, execute, fetch_all, prepare_generate, prepare_score, recommended_scorers, split_preset
+from synthvlm.execution import Execution, execute
+from synthvlm.perspectives import DEFAULT, resolve
 from synthvlm.plugins import discover
-from synthvlm.recipe import GenerateStep, Recipe, ScoreStep
+from synthvlm.preparing import fetch_all, prepare_caption, prepare_generate, prepare_score, presets, recommended_scorers, split_preset
+from synthvlm.recipe import CaptionStep, GenerateStep, Recipe, ScoreStep
 from synthvlm.run import RunDirectory, Stage
 from synthvlm.samples import Ingested, ingest
 
@@ -28,21 +31,40 @@ class Run(RunDirectory):
 
     @classmethod
     def create(
-        cls, root: str | os.PathLike[str], captions: str | os.PathLike[str] | None = None, *, seed: int | None = None, **reader: Any
+        cls,
+        root: str | os.PathLike[str],
+        captions: str | os.PathLike[str] | None = None,
+        *,
+        images: str | os.PathLike[str] | None = None,
+        seed: int | None = None,
+        **reader: Any,
     ) -> Self:
-        """Open the run in ``root``, or make it, and read ``captions`` into it.
+        """Open the run in ``root``, or make it, and read ``captions``, or ``images`` (a list, a folder, a pattern, tars), into it.
 
-        ``reader``: ``format``, ``caption_column``, ``id_column``, ``on_duplicate``, ``limit``. Raises InputError or RunError.
+        ``reader``: ``format``, ``caption_column``, ``id_column``, ``on_duplicate``, ``limit``; for images also ``image_column`` and
+        ``image_root``. Raises InputError or RunError.
         """
         run = super().create(root, seed=seed)
         if captions is not None:
             run.add(captions, **reader)
+        if images is not None:
+            run.add_images(images, **reader)
         return run
 
     def add(self, captions: str | os.PathLike[str], **reader: Any) -> Self:
         """Read captions into the run: new ones are added, edited ones taken over."""
         result: Ingested = ingest(self, os.fspath(captions), **reader)
         self.results["add"] = result
+        return self
+
+    def add_images(self, images: str | os.PathLike[str], **reader: Any) -> Self:
+        """Read images into the run: new ones are added, those that were replaced on the disk are taken over."""
+
+        def tell(looked: int, hashed: int) -> None:
+            if self.execution.listener:
+                self.execution.listener.event("reading", {"looked": looked, "hashed": hashed})
+
+        self.results["add"] = ingest(self, os.fspath(images), images=True, tell=tell, **reader)
         return self
 
     def using(self, **settings: Any) -> Self:
@@ -109,6 +131,42 @@ class Run(RunDirectory):
         self.results["select"] = selecting.select(self, self._scores(scores), weights=weights, top=top, name=name)
         return self
 
+    def caption(
+        self,
+        model: str,
+        perspectives: Sequence[str | os.PathLike[str]] = DEFAULT,
+        *,
+        preset: str | None = None,
+        images: str | None = None,
+        selection: str | None = None,
+        max_new_tokens: int | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Make the captions that are still to be made; ``options`` are the model's.
+
+        ``perspectives`` are names, files or folders; ``images`` names an image stage, ``selection`` a selection of its images (by
+        default the run's own images are captioned, or if it has none, those of its only image stage).
+        """
+        return self._caption(
+            model, options, perspectives, preset=preset, images=images, selection=selection, max_new_tokens=max_new_tokens, name=name
+        )
+
+    def _caption(
+        self, model: str, options: Mapping[str, Any], perspectives: Sequence[str | os.PathLike[str]], images: str | None, **settings: Any
+    ) -> Self:
+        source = images or self._images_to_caption()
+        prepared = prepare_caption(self, model, perspectives, options=options, images=source, execution=self.execution, **settings)
+        self.results["caption"] = execute(self, [prepared], self.execution) | {"stage": prepared.stage.name}
+        return self
+
+    def merge(self, stages: Sequence[str] | None = None, *, out: str | None = None, **options: Any) -> Self:
+        """Write one line per image with all its captions; see :func:`synthvlm.merge.merge_run`."""
+        from synthvlm import merge as merging
+
+        self.results["merge"] = merging.merge_run(self, stages, out, **options)
+        return self
+
     def export(self, format: str = "llava", *, selection: str = "default", out: str | None = None) -> Self:
         """Write the selection as a data set; see :func:`synthvlm.export.export`."""
         from synthvlm import export as exporting
@@ -136,6 +194,15 @@ class Run(RunDirectory):
             raise RunError(f"{self.root} has {len(names) or 'no'} image stages", hint)
         return names[0]
 
+    def _images_to_caption(self) -> str:
+        with self.connect(1) as db:
+            own = db.execute(f"SELECT count(*) FROM (SELECT 1 FROM {self.samples_sql()} WHERE image_sha256 IS NOT NULL LIMIT 1)").fetchall()
+        if own[0][0]:
+            return "samples"
+        if not self._stages("generate"):
+            raise RunError(f"{self.root} has no images to caption", "read some in: synthvlm recaption IMAGES --out RUN --model MODEL")
+        return self._images()
+
     def _scores(self, names: Sequence[str] | None) -> list[Stage]:
         if names:
             return [self.stage(n) for n in names]
@@ -152,7 +219,7 @@ class Run(RunDirectory):
 
 
 def follow(recipe: Recipe, run: Run, on_step: Any = None, only: str | None = None) -> Run:
-    """Do a recipe's steps in order. Images that turn out damaged while they are scored are made again.
+    """Do a recipe's steps in order. Images that turn out damaged while they are scored or captioned are made again.
 
     ``only``: one verb's steps; the others still tell what it needs of them (what ``store: best`` scores by).
     """
@@ -167,17 +234,20 @@ def follow(recipe: Recipe, run: Run, on_step: Any = None, only: str | None = Non
         s = step.settings
         if step.verb == "generate":
             _generate(run, s, scoring, selection.weights if selection else None)
-        elif step.verb == "score":
-            run.score(s.scorers, images=s.images, name=s.name)
+        elif step.verb in ("score", "caption"):
+            work = _score if step.verb == "score" else _caption
+            work(run, s)
             made: GenerateStep | None = recipe.first("generate")
-            if run.results["score"]["damaged_parts"] and made is not None:
+            if run.results[step.verb]["damaged_parts"] and made is not None:
                 _generate(run, made, scoring, selection.weights if selection else None)
-                run.score(s.scorers, images=s.images, name=s.name)
+                work(run, s)
         elif step.verb == "select":
             run.select(top=s.top, weights=s.weights, scores=s.scores, name=s.name)
         elif step.verb == "export":
             for kind in s.formats:
                 run.export(kind, selection=s.selection, out=s.out)
+        elif step.verb == "merge":
+            run.merge(**s.model_dump())
         else:
             run.report(selection=s.selection)
         if on_step:
@@ -197,7 +267,20 @@ def _check_first(recipe: Recipe, run: Run, only: str | None) -> None:
         source = making.model if making else run.stage(scoring.images or run._images()).plugins[0]["name"]
         for name, options in (scoring.scorers or recommended_scorers(registry, source)).items():
             models.append(("scorer", name, *split_preset(options)))
+    for captioning in [] if only == "generate" else recipe.all("caption"):
+        of_model, of_perspectives = presets(registry, captioning.model, captioning.preset)
+        resolve(captioning.perspectives, preset=of_perspectives)
+        models.append(("captioner", captioning.model, captioning.options, of_model))
     fetch_all(registry, models, run.execution)
+
+
+def _score(run: Run, s: ScoreStep) -> None:
+    run.score(s.scorers, images=s.images, name=s.name)
+
+
+def _caption(run: Run, s: CaptionStep) -> None:
+    settings = s.model_dump(include={"preset", "images", "selection", "max_new_tokens", "name"})
+    run._caption(s.model, s.options, s.perspectives, **settings)
 
 
 def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, weights: Mapping[str, float] | None) -> None:

@@ -15,16 +15,19 @@ PLAIN_EVERY = 10.0
 
 
 class Reporter:
-    """Tells of one stage after another: rows done, rows/s in all and per device, time left, failures by reason."""
+    """Tells of one stage after another: rows done, rows/s in all and per device, images/s, time left, failures by reason."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self.live = self.console.is_terminal
         self._progress: Progress | None = None
+        self._images = 0.0
+        """Images per row, where rows are captions."""
 
     def start(self, stage: str, rows: int, devices: list[str]) -> None:
-        """Begin a stage."""
+        """Begin a stage of ``rows``. Of captions the event ``images`` tells then how many images they are of."""
         self._stage, self._total, self._done, self._devices = stage, rows, 0, devices
+        self._images = 0.0
         self._began = self._first = self._last_line = time.monotonic()
         self._per_device: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
@@ -44,6 +47,10 @@ class Reporter:
                 self._first = time.monotonic()
         elif kind == "rows":
             self._rows(facts)
+        elif kind == "images":
+            self._images = facts["images"] / max(1, self._total)
+        elif kind == "reading":
+            self._line(f"images: {facts['looked']:,} found, {facts['hashed']:,} of them read for their hash")
         elif kind == "died":
             self._line(f"worker on {facts['device']} died ({facts['how']}); restarted, its batch is tried again. Log: {facts['log']}")
         elif kind == "warning":
@@ -69,13 +76,12 @@ class Reporter:
 
     def _rate(self) -> str:
         seconds = max(1e-6, time.monotonic() - self._first)
-        each = (
-            ""
-            if len(self._per_device) < 2
-            else " (" + ", ".join(f"{d} {n / seconds:.2f}" for d, n in sorted(self._per_device.items())) + ")"
-        )
+        unit = self._images or 1.0  # captions are told by their images
+        several = len(self._per_device) > 1
+        each = " (" + ", ".join(f"{d} {unit * n / seconds:.2f}" for d, n in sorted(self._per_device.items())) + ")" if several else ""
         failed = f", {sum(self._failures.values())} set aside" if self._failures else ""
-        return f"{self._done / seconds:.2f}/s{each}{failed}"
+        captions = f", {self._done / seconds:.2f} captions/s" if self._images else ""
+        return f"{unit * self._done / seconds:.2f}{' images' if self._images else ''}/s{each}{captions}{failed}"
 
     def _left(self) -> str:
         seconds = (time.monotonic() - self._first) / max(1, self._done) * (self._total - self._done)

@@ -68,6 +68,31 @@ class ExportStep(_Strict):
     out: str | None = None
 
 
+class CaptionStep(_Strict):
+    """Images → captions, one per perspective."""
+
+    model: str = "mini-captioner"
+    preset: str | None = Field(None, description="of the model, or clip-training: 77 new tokens for every perspective")
+    options: dict[str, Any] = {}
+    perspectives: list[str] = Field(["detail"], min_length=1, description="names, files, or folders of files")
+    max_new_tokens: int | None = Field(None, ge=1, description="for every perspective; None: what each says")
+    images: str | None = Field(None, description="an image stage; None: the run's own images, else those of its only image stage")
+    selection: str | None = Field(None, description="caption only the images of this selection")
+    name: str | None = None
+
+
+class MergeStep(_Strict):
+    """Captions → one line per image with all of them."""
+
+    stages: list[str] | None = Field(None, description="caption stages, in order; None: all of the run's")
+    out: str | None = Field(None, description="None: merged.jsonl in the run")
+    order: list[str] = Field([], description="stages, STAGE/PERSPECTIVE or original, that come first in a line")
+    missing: Literal["skip", "drop", "empty"] = Field("skip", description="what an image gets that lacks a caption")
+    keep_original: bool = True
+    dedupe: bool = False
+    provenance: bool = True
+
+
 class ReportStep(_Strict):
     """Everything → one page."""
 
@@ -81,6 +106,8 @@ class Step(_Strict):
     score: ScoreStep | None = None
     select: SelectStep | None = None
     export: ExportStep | None = None
+    caption: CaptionStep | None = None
+    merge: MergeStep | None = None
     report: ReportStep | None = None
 
     @model_validator(mode="before")
@@ -106,12 +133,15 @@ class Step(_Strict):
 
 
 class Input(_Strict):
-    """How to read the captions."""
+    """How to read the captions or images."""
 
     path: str | None = None
+    kind: Literal["captions", "images"] | None = Field(None, description="None: images if the steps caption and do not generate")
     format: str | None = None
     caption_column: str | None = None
     id_column: str | None = None
+    image_column: str | None = None
+    image_root: str | None = Field(None, description="where relative paths of images start from, if not from the list's own folder")
     on_duplicate: Literal["error", "first", "number"] = "error"
     limit: int | None = Field(None, ge=1)
 
@@ -134,6 +164,20 @@ class Recipe(_Strict):
     def first(self, verb: str) -> Any | None:
         """Return the settings of the first step of that verb, or None."""
         return next((s.settings for s in self.steps if s.verb == verb), None)
+
+    def all(self, verb: str) -> list[Any]:
+        """Return the settings of every step of that verb."""
+        return [s.settings for s in self.steps if s.verb == verb]
+
+    @property
+    def reads_images(self) -> bool:
+        """Say whether the input is images."""
+        return self.input.kind == "images" if self.input.kind else bool(self.all("caption")) and not self.all("generate")
+
+    @property
+    def reader(self) -> dict[str, Any]:
+        """Return the settings of the input as :meth:`synthvlm.pipeline.Run.add` and ``add_images`` take them."""
+        return self.input.model_dump(exclude={"path", "kind"}, exclude_none=True)
 
     def to_yaml(self) -> str:
         """Write the recipe with every setting that differs from its default."""
@@ -181,5 +225,5 @@ def load(path: str) -> Recipe:
 
 
 def builtin(name: str) -> Recipe:
-    """Return a line that ships with the package: ``synth``."""
+    """Return a line that ships with the package: ``synth``, ``recaption``, or ``demo``, which is both."""
     return parse(yaml.safe_load((files("synthvlm") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")), name)

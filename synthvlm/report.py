@@ -1,4 +1,4 @@
-"""One page on a run: scores before and after selection, what decided, pictures, failures, settings. It opens offline, light or dark."""
+"""One page on a run: scores before and after selection, what decided, pictures, captions, failures, settings. It opens offline, light or dark."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from synthvlm.reporting import charts, figures, pictures
+from synthvlm.reporting import captions, charts, figures, pictures
 from synthvlm.run import RunDirectory, quote
 from synthvlm.storage import Store
 
@@ -29,27 +29,57 @@ def report(run: RunDirectory, *, selection: str = "default", out: str | os.PathL
     store = Store(folder or ".")
     with tempfile.TemporaryDirectory(prefix="synthvlm-") as scratch, run.connect() as db:
         db.execute(f"SET temp_directory = {quote(scratch)}")
-        subject = figures.open_subject(run, db, selection, images)
-        numbers = figures.gather(subject)
-        shown = pictures.gather(subject)
+        told = captions.gather(run, db)
+        made = any(run.stage(n).kind == "generate" for n in run.stage_names())
+        if told and not made:
+            numbers, text = {"captions": told}, render_captions(told)
+        else:
+            subject = figures.open_subject(run, db, selection, images)
+            numbers = figures.gather(subject)
+            text = render(numbers, pictures.gather(subject), told)
+            numbers |= {"captions": told} if told else {}
+    if told:
+        told["examples"] = [{k: v for k, v in e.items() if k != "image"} for e in told["examples"]]
     store.put_json(page.removesuffix(".html") + ".json", numbers)
-    store.put(page, render(numbers, shown).encode())
+    store.put(page, text.encode())
     return f"{folder or '.'}/{page}"
 
 
-def render(numbers: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
-    """Return the page."""
+def render_captions(told: Mapping[str, Any]) -> str:
+    """Return the page of a run that captions images and makes none."""
+    return _template("captions_page.html.j2").render(c=told, section=_section(told), style=_style(), settings=settings)
+
+
+def _section(told: Mapping[str, Any] | None) -> Any:
+    from markupsafe import Markup
+
+    return Markup(_template("captions.html.j2").render(c=told)) if told else ""  # noqa: S704 (its values are escaped)
+
+
+def _style() -> Any:
+    from markupsafe import Markup
+
+    return Markup((files("synthvlm") / "reporting" / "report.css").read_text(encoding="utf-8"))  # noqa: S704 (ours)
+
+
+def _template(name: str) -> Any:
     from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"count": _count, "score": _score, "percent": _percent, "label": figures.label}
+    return environment.from_string((files("synthvlm") / "reporting" / name).read_text(encoding="utf-8"))
+
+
+def render(numbers: Mapping[str, Any], shown: Mapping[str, Any], told: Mapping[str, Any] | None = None) -> str:
+    """Return the page; ``told``: what there is on captions."""
     from plotly.offline import get_plotlyjs
 
     scored, chosen = numbers["scored"], numbers["selection"]
     drawn = charts.charts(scored, chosen["threshold"] if chosen else None) if scored else []
     scripts = {c["id"]: charts.as_script(c["figure"]) for c in drawn if c["figure"]}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": _count, "score": _score, "percent": _percent, "label": figures.label}
-    template = environment.from_string((files("synthvlm") / "reporting" / "report.html.j2").read_text(encoding="utf-8"))
     plotly = get_plotlyjs().replace("</script", "<\\/script") if scripts else ""
-    return template.render(f=numbers, shown=shown, charts=drawn, scripts=scripts, plotly=plotly, settings=settings, on_card=on_card)
+    page = {"f": numbers, "shown": shown, "charts": drawn, "scripts": scripts, "plotly": plotly, "settings": settings, "on_card": on_card}
+    return _template("report.html.j2").render(**page, captions=_section(told), style=_style())
 
 
 def settings(identity: Any, path: str = "") -> list[tuple[str, str]]:

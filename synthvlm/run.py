@@ -15,10 +15,13 @@ from typing import Any, Self, TypeVar
 
 import duckdb
 
-from synthvlm import parts
+from synthvlm import caption_rows, parts
 from synthvlm.errors import RunError, RunMismatch
 from synthvlm.options import digest
+from synthvlm.sql import fetch, nothing, quote
 from synthvlm.storage import Store
+
+__all__ = ["RunDirectory", "Stage", "fetch", "image_seed", "quote", "row_key", "steadily"]
 
 FORMAT = 1
 SAMPLES_PER_FILE = 10_000
@@ -32,7 +35,7 @@ class Stage:
 
     name: str
     kind: str
-    """``generate`` or ``score``."""
+    """``generate``, ``score`` or ``caption``."""
     plugins: list[dict[str, Any]]
     """Name, distribution, version and all options of each plugin, for the record."""
     identity: dict[str, Any]
@@ -42,6 +45,8 @@ class Stage:
     repeat: int = 1
     columns: list[str] = field(default_factory=list)
     cards: dict[str, Any] = field(default_factory=dict)
+    perspectives: dict[str, Any] = field(default_factory=dict)
+    """Of a caption stage: name → record (:mod:`synthvlm.perspectives`). Not part of the identity: each row consumes its own."""
     runtime: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -52,7 +57,17 @@ class Stage:
     @property
     def schema(self) -> Any:
         """Return the Arrow schema of the stage's rows."""
-        return parts.IMAGES if self.kind == "generate" else parts.scores_schema(self.columns)
+        return {"generate": parts.IMAGES, "caption": parts.CAPTIONS}.get(self.kind) or parts.scores_schema(self.columns)
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Say whether it reads images that another stage made: those whose pixels were not kept are then out of reach."""
+        return self.kind in ("score", "caption") and self.reads["image"] != "samples"
+
+    @property
+    def order(self) -> str:
+        """Return the SQL names of the columns by which its rows are ordered."""
+        return "row, candidate, position" if self.kind == "caption" else "row, candidate"
 
 
 def row_key(*values: Any) -> str:
@@ -126,7 +141,8 @@ class RunDirectory:
     def ensure_stage(self, wanted: Stage, overwrite: bool = False, dry: bool = False) -> Stage:
         """Return the stage of that name, made or brought up to date. Raises RunMismatch if its identity is another.
 
-        Runtime settings are taken over. ``repeat`` only grows: candidates that are there stay of use. ``dry`` writes nothing.
+        Runtime settings are taken over. ``repeat`` only grows, and perspectives are only added or reworded: what is there stays of
+        use. ``dry`` writes nothing.
         """
         record = self.store.read_json(f"{wanted.name}/stage.json")
         if record is not None:
@@ -137,6 +153,8 @@ class RunDirectory:
             if have.digest == wanted.digest:
                 wanted.repeat = max(wanted.repeat, have.repeat)
                 wanted.columns, wanted.cards = have.columns, have.cards
+                if not overwrite:
+                    wanted.perspectives = have.perspectives | wanted.perspectives
         if record != asdict(wanted) and not dry:
             self.store.put_json(f"{wanted.name}/stage.json", asdict(wanted))
         return wanted
@@ -168,7 +186,7 @@ class RunDirectory:
         if not names:
             return 0
         with self.connect(1) as c:
-            last = self._read([f"samples/{names[-1]}"])
+            last = self.read_sql([f"samples/{names[-1]}"])
             return (len(names) - 1) * SAMPLES_PER_FILE + c.execute(f"SELECT count(*) FROM {last}").fetchall()[0][0]
 
     def samples_sql(self, rows: tuple[int, int] | None = None) -> str:
@@ -176,10 +194,13 @@ class RunDirectory:
         names = self.store.list("samples", ".parquet")
         if rows is not None:
             names = names[rows[0] // SAMPLES_PER_FILE : -(-rows[1] // SAMPLES_PER_FILE)]
-        if not names:
-            return "(SELECT 0::BIGINT AS row, '' AS id, ''::VARCHAR AS caption, ''::VARCHAR AS image, ''::VARCHAR AS meta, 0 AS source WHERE false)"
         where = "" if rows is None else f" WHERE row >= {rows[0]} AND row < {rows[1]}"
-        return f"(SELECT * FROM {self._read(f'samples/{n}' for n in names)}{where})"
+        texts = [(c, "string") for c in ("id", "caption", "image", "meta")]
+        none = nothing([("row", "int64"), *texts, ("source", "int32"), ("image_uri", "string"), ("image_sha256", "string")])
+        if not names:
+            return f"({none})"
+        # By name, beside no row at all: files that were written before images could be read lack their columns.
+        return f"({none} UNION ALL BY NAME SELECT * FROM {self.read_sql(f'samples/{n}' for n in names)}{where})"
 
     def parts_sql(self, stage: Stage, rows: tuple[int, int] | None = None, columns: str = "*") -> str | None:
         """Return SQL for what stands in committed parts, stale rows included, or None if there is no part."""
@@ -187,9 +208,9 @@ class RunDirectory:
         found = [p for p in parts.list_parts(self.store, stage.name, shards) if p.path not in self._damaged]
         if not found:
             return None
-        return f"(SELECT {columns} FROM {self._read(p.path for p in found)})"
+        return f"(SELECT {columns} FROM {self.read_sql(p.path for p in found)})"
 
-    def _read(self, names: Iterable[str]) -> str:
+    def read_sql(self, names: Iterable[str]) -> str:
         """Return SQL that reads Parquet files of the run, by their names and no other: no globbing, no columns out of a path."""
         urls = ", ".join(quote(re.sub(r"([*?\[])", r"[\1]", self.store.url(n))) for n in names)
         return f"read_parquet([{urls}], union_by_name = true, hive_partitioning = false)"
@@ -200,6 +221,8 @@ class RunDirectory:
         if stage.kind == "generate":
             return f"""(SELECT md5(concat_ws(chr(31), {head}, id, caption, candidate)) AS key, row, id, candidate::INTEGER AS candidate, caption
                 FROM {self.samples_sql(rows)}, range({stage.repeat}) r(candidate) WHERE caption IS NOT NULL)"""
+        if stage.kind == "caption":
+            return caption_rows.wanted_sql(self, stage, rows)
         images = self.table_sql(self.stage(stage.reads["image"]), rows)
         return f"""(SELECT md5(concat_ws(chr(31), {head}, id, caption, sha256, candidate)) AS key, row, id, candidate, caption,
                 sha256, bytes, stored, tar, "offset" FROM {images} WHERE error IS NULL)"""
@@ -210,12 +233,12 @@ class RunDirectory:
         Of several rows with one key (two workers on one shard, a failure tried again) a success wins, then the latest try.
         """
         present = self.parts_sql(stage, rows)
+        beside = [("caption", "string"), *([("position", "int32")] if stage.kind == "caption" else [])]
         if present is None:
-            empty = ", ".join(f"NULL::{_SQL_TYPES[str(f.type)]} AS {_name(f.name)}" for f in stage.schema)
-            return f"(SELECT {empty}, NULL::VARCHAR AS caption WHERE false)"
+            return f"({nothing([*((f.name, str(f.type)) for f in stage.schema), *beside])})"
         stored = ", stored DESC" if stage.kind == "generate" else ""
         once = f"QUALIFY row_number() OVER (PARTITION BY key ORDER BY error IS NOT NULL{stored}, tries DESC) = 1"
-        return f"""(SELECT p.* EXCLUDE (row), w.row, w.caption FROM {self.wanted_sql(stage, rows)} w
+        return f"""(SELECT p.* EXCLUDE (row), w.row, {", ".join(f"w.{name}" for name, _ in beside)} FROM {self.wanted_sql(stage, rows)} w
                 JOIN (SELECT * FROM {present} {once}) p USING (key))"""
 
     def pending_sql(self, stage: Stage, rows: tuple[int, int] | None = None, retry_failed: bool = False) -> str:
@@ -223,14 +246,14 @@ class RunDirectory:
         settled = "key, tries, error"
         present = self.parts_sql(stage, rows, settled) or "(SELECT '' AS key, 0 AS tries, '' AS error WHERE false)"
         done = "WHERE error IS NULL" if retry_failed else ""
-        # A score of an image whose pixels were not kept can no longer be made.
-        scorable = "WHERE stored" if stage.kind == "score" else ""
+        # What reads an image whose pixels were not kept can no longer be made.
+        at_hand = "WHERE stored" if stage.reads_pixels else ""
         tries = (
             f"(SELECT key, max(tries) AS tries FROM {present} GROUP BY key)"
             if retry_failed
             else "(SELECT '' AS key, 0 AS tries WHERE false)"
         )
-        return f"""(SELECT w.*, coalesce(t.tries, 0) AS tries FROM (SELECT * FROM {self.wanted_sql(stage, rows)} {scorable}) w
+        return f"""(SELECT w.*, coalesce(t.tries, 0) AS tries FROM (SELECT * FROM {self.wanted_sql(stage, rows)} {at_hand}) w
                 LEFT JOIN {tries} t USING (key) ANTI JOIN (SELECT key FROM {present} {done}) d USING (key))"""
 
     def pending_shards(self, stage: Stage, retry_failed: bool = False) -> list[tuple[int, int]]:
@@ -245,15 +268,26 @@ class RunDirectory:
 
         return steadily(read)
 
+    def pending_images(self, stage: Stage, retry_failed: bool = False) -> int:
+        """Return of how many images rows are still to be made."""
+
+        def read() -> int:
+            with self.connect() as c:
+                return c.execute(f"SELECT count(DISTINCT (row, candidate)) FROM {self.pending_sql(stage, None, retry_failed)}").fetchall()[
+                    0
+                ][0]
+
+        return steadily(read)
+
     def pending_rows(
         self, connection: duckdb.DuckDBPyConnection, stage: Stage, shard: int, retry_failed: bool = False
     ) -> list[dict[str, Any]]:
         """Return the rows of one shard still to be made, in order of sample and candidate."""
         rows = (shard * stage.shard_size, (shard + 1) * stage.shard_size)
-        return steadily(lambda: fetch(connection, f"SELECT * FROM {self.pending_sql(stage, rows, retry_failed)} ORDER BY row, candidate"))
+        return steadily(lambda: fetch(connection, f"SELECT * FROM {self.pending_sql(stage, rows, retry_failed)} ORDER BY {stage.order}"))
 
     def tally(self, stage: Stage) -> dict[str, Any]:
-        """Count a stage's rows: wanted, made, failed (by reason); ``without_pixels`` can no longer be scored."""
+        """Count a stage's rows: wanted, made, failed (by reason); ``without_pixels`` can no longer be made. Of captions also by perspective."""
         return steadily(lambda: self._tally(stage))
 
     def _tally(self, stage: Stage) -> dict[str, Any]:
@@ -267,13 +301,14 @@ class RunDirectory:
                 f"SELECT error_class, count(*), min(error) FROM {table} WHERE error IS NOT NULL GROUP BY error_class ORDER BY count(*) DESC, error_class"
             ).fetchall()
             lost = 0
-            if stage.kind == "score":
+            if stage.reads_pixels:
                 present = self.parts_sql(stage, columns="key") or "(SELECT '' AS key WHERE false)"
                 lost = c.execute(
                     f"SELECT count(*) FROM {self.wanted_sql(stage)} w ANTI JOIN {present} USING (key) WHERE NOT stored"
                 ).fetchall()[0][0]
+            by = {"perspectives": caption_rows.by_perspective(c, self, stage)} if stage.kind == "caption" else {}
         failures = [{"class": c, "rows": n, "example": e} for c, n, e in reasons]
-        return {"wanted": wanted - lost, "made": made, "failed": failed, "failures": failures, "without_pixels": lost}
+        return {"wanted": wanted - lost, "made": made, "failed": failed, "failures": failures, "without_pixels": lost} | by
 
     def check(self, thorough: bool = False) -> list[str]:
         """Return a line for each damaged part; nothing is touched, but from now on this object counts their rows as not made."""
@@ -309,13 +344,6 @@ def steadily(read: Callable[[], T], tries: int = 6) -> T:
     return read()
 
 
-def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
-    """Return a small result as dicts."""
-    cursor = connection.execute(sql)
-    names = [d[0] for d in cursor.description or []]
-    return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
-
-
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield (dotted field, old value, new value) wherever two JSON-like trees differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -323,15 +351,3 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any,
             yield from _differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
     elif old != new:
         yield path, old, new
-
-
-def quote(text: str) -> str:
-    """Return text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _name(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'
-
-
-_SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "int32": "INTEGER", "double": "DOUBLE", "bool": "BOOLEAN"}

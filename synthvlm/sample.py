@@ -50,8 +50,14 @@ class CaptionRequest:
 
     id: str
     prompt: str
+    """The bare question or instruction; the captioner wraps it in its model's own conversation format."""
     images: tuple[Image, ...] = ()
+    """Decoded, RGB, upright, at full size: preparing them is the captioner's."""
+    image_ids: tuple[str, ...] = ()
+    """SHA-256 of each image's file bytes (hex): equal ids are equal images, so work on one may be shared by its requests."""
     max_new_tokens: int = 256
+    repetition_penalty: float = 1.0
+    """1.0: none."""
     json_schema: Mapping[str, Any] | None = None
 
 
@@ -61,8 +67,11 @@ class Caption:
 
     text: str
     finish_reason: str | None = None
-    """``stop`` or ``length`` (cut off by the token limit)."""
+    """``stop`` or ``length`` (cut off by the token limit); None where the model does not say."""
     tokens: int | None = None
+    """Tokens of the answer."""
+    prompt_tokens: int | None = None
+    """Tokens that the model saw before it, the image's included."""
 
 
 @dataclass(frozen=True, slots=True)

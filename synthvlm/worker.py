@@ -69,12 +69,16 @@ class Context:
         return self._writers[stage.name]
 
     def _info(self) -> dict[str, Any]:
-        device = self._job.get("device_name") or self._job["device"]
+        device = self._job.get("device_name") or ",".join(self._job["devices"])
         return {"host": socket.gethostname(), "pid": os.getpid(), "device": device, "threads": self.threads, "versions": self.versions}
 
-    def begin(self, keys: Sequence[str]) -> None:
-        """Tell the parent which rows are in flight."""
-        self._tell("begin", shard=self.shard, keys=list(keys))
+    def begin(self, keys: Sequence[str], shard: int | None = None) -> None:
+        """Tell the parent which rows are in flight, of the shard at work or of ``shard``."""
+        self._tell("begin", shard=self.shard if shard is None else shard, keys=list(keys))
+
+    def done(self, shard: int) -> None:
+        """Tell the parent that everything of a shard that can be made is committed."""
+        self._tell("shard_done", shard=shard)
 
     def progress(self, stage: str, rows: Sequence[dict[str, Any]]) -> None:
         """Tell the parent of finished rows."""
@@ -151,6 +155,32 @@ class Context:
             self.flush()
 
 
+class Commands:
+    """The shards to do, as the parent tells of them."""
+
+    def __init__(self, inbox: queue.Queue[dict[str, Any] | None], context: Context) -> None:
+        self._inbox, self._context, self._ended = inbox, context, False
+
+    def wait(self) -> tuple[int, frozenset[str]] | None:
+        """Return the next shard and its suspects, waiting for it; None when there are no more."""
+        return None if self._ended else self._taken(self._inbox.get())
+
+    def poll(self) -> tuple[int, frozenset[str]] | None:
+        """Return the next shard if it is at hand."""
+        try:
+            return None if self._ended else self._taken(self._inbox.get_nowait())
+        except queue.Empty:
+            return None
+
+    def _taken(self, command: dict[str, Any] | None) -> tuple[int, frozenset[str]] | None:
+        if command is None:
+            self._ended = True
+            return None
+        self._context.shard = command["shard"]
+        self._context.skip.update(command.get("skip", ()))
+        return command["shard"], frozenset(command.get("suspects", ()))
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run a worker on the pipes whose file descriptors are given."""
     commands = os.fdopen(int(arguments[0]), "r", encoding="utf-8")
@@ -182,13 +212,7 @@ def main(arguments: Sequence[str]) -> int:
         tell("load_failed", error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", hint=None)
         return 2
     try:
-        while (command := inbox.get()) is not None and not context.stopping():
-            context.shard = command["shard"]
-            context.skip.update(command.get("skip", ()))
-            work(command["shard"], frozenset(command.get("suspects", ())))
-            if context.stopping():
-                break
-            context.later(lambda shard=command["shard"]: tell("shard_done", shard=shard))
+        work(Commands(inbox, context))
         context.close()
     except DeviceLost as error:
         log.error("the device is lost: %s", error)
@@ -231,8 +255,8 @@ def _last_resort(context: Context) -> None:
     os._exit(0)
 
 
-def _load(job: dict[str, Any], context: Context) -> Callable[[int, frozenset[str]], None]:
-    """Load the job's models; return what does one shard."""
+def _load(job: dict[str, Any], context: Context) -> Callable[[Commands], None]:
+    """Load the job's models; return what does the shards."""
     from synthvlm.stages.best import best_shard
     from synthvlm.stages.generate import generate_shard
     from synthvlm.stages.score import Scorers, score_shard
@@ -240,12 +264,12 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[int, frozenset[str
     started = time.monotonic()
     registry = discover()
     stages = [Stage(**record) for record in job["stages"]]
-    devices = [job["device"]]
+    devices = job["devices"]
     objects: dict[str, Any] = {}
     for stage in stages:
-        kind = "generator" if stage.kind == "generate" else "scorer"
+        kind = {"generate": "generator", "caption": "captioner", "score": "scorer"}[stage.kind]
         loaded = [registry.create(kind, p["name"], p["options"]).load(devices) for p in job["plugins"][stage.name]]
-        objects[stage.name] = loaded[0] if kind == "generator" else Scorers(loaded)
+        objects[stage.name] = Scorers(loaded) if kind == "scorer" else loaded[0]
     context.versions = _versions()
     cards = {s.name: objects[s.name].cards for s in stages if s.kind == "score"}
     columns = {s.name: objects[s.name].columns for s in stages if s.kind == "score"}
@@ -253,17 +277,43 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[int, frozenset[str
     for stage in stages:  # columns and cards are known only once a scorer is loaded
         if stage.kind == "score":
             stage.columns, stage.cards = columns[stage.name], cards[stage.name]
-    first = stages[0]
-    if len(stages) == 2:
-        return lambda shard, suspects: best_shard(context, first, objects[first.name], stages[1], objects[stages[1].name], shard, suspects)
-    if first.kind == "generate":
-        return lambda shard, suspects: generate_shard(context, first, objects[first.name], shard, suspects)
-    return lambda shard, suspects: score_shard(context, first, objects[first.name], shard, suspects)
+    first, loaded = stages[0], objects[stages[0].name]
+    if first.kind == "caption":
+        return lambda commands: _caption(context, first, loaded, commands)
+
+    def one(shard: int, suspects: frozenset[str]) -> None:
+        if len(stages) == 2:
+            best_shard(context, first, loaded, stages[1], objects[stages[1].name], shard, suspects)
+        elif first.kind == "generate":
+            generate_shard(context, first, loaded, shard, suspects)
+        else:
+            score_shard(context, first, loaded, shard, suspects)
+
+    return lambda commands: _each(context, one, commands)
+
+
+def _caption(context: Context, stage: Stage, captioner: Any, commands: Commands) -> None:
+    """Do one shard into the next, and let go of the captioner at the end."""
+    from synthvlm.stages.caption import Captioning
+
+    Captioning(context, stage, captioner).run(commands)
+    context.wait()
+    if close := getattr(captioner, "close", None):
+        close()
+
+
+def _each(context: Context, work: Callable[[int, frozenset[str]], None], commands: Commands) -> None:
+    """Do one shard after another."""
+    while (command := commands.wait()) is not None and not context.stopping():
+        work(*command)
+        if context.stopping():
+            break
+        context.later(context.done, command[0])
 
 
 def _versions() -> dict[str, str]:
     """Return the versions of the libraries that are in use, for the record."""
-    names = ("torch", "diffusers", "transformers", "open_clip", "PIL", "numpy", "synthvlm")
+    names = ("torch", "diffusers", "transformers", "vllm", "openai", "open_clip", "PIL", "numpy", "synthvlm")
     found = {n: str(getattr(sys.modules[n], "__version__", "?")) for n in names if n in sys.modules}
     return found | {"python": platform.python_version()}
 

@@ -15,7 +15,7 @@ _PLACE = {"tar", "offset", "tries"}
 def table(run: RunDirectory, stage: str) -> list[dict[str, Any]]:
     """Return a stage's rows, in order, without what may differ."""
     with run.connect() as db:
-        rows = fetch(db, f"SELECT * FROM {run.table_sql(run.stage(stage))} ORDER BY row, candidate")
+        rows = fetch(db, f"SELECT * FROM {run.table_sql(run.stage(stage))} ORDER BY {run.stage(stage).order}")
     return [{k: v for k, v in r.items() if k not in _PLACE} for r in rows]
 
 

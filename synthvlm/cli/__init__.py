@@ -14,16 +14,21 @@ from synthvlm.errors import SynthVLMError
 
 COMMANDS = {
     "synth": "Captions in, the best image-caption pairs out: the whole line, resumable.",
+    "recaption": "Images in, captions from several perspectives and models out: the whole line, resumable.",
+    "make": "Either line, as the model's kind decides; with nothing given, both on the examples.",
     "run": "Do the steps of a recipe (YAML).",
     "plan": "Check everything before spending: recipe, input, plugins, checkpoints, disk.",
-    "preview": "Take a few captions through the line and make a page of pictures.",
+    "preview": "Take a few captions or images through the line and make a page of pictures.",
     "generate": "Make the images of a run.",
     "score": "Score the images of a run (CLIP, SSIM …).",
     "select": "Choose the pairs to keep.",
+    "caption": "Caption the images of a run.",
+    "merge": "Put all captions of an image into one line.",
     "export": "Write the chosen pairs as a data set.",
     "report": "Write the run's page: scores before and after, pictures.",
     "status": "Show what a run has and what it lacks.",
     "compact": "Merge a run's small files into large ones.",
+    "convert": "Turn a published checkpoint (InternVL2, MiniGPT-4) into a directory that loads without its own code.",
     "plugins": "List models and scorers, their options, and what is wrong with any.",
     "doctor": "Check this machine: packages, GPUs, disk.",
 }
@@ -49,9 +54,9 @@ class _Late(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
-    """Turn captions into training images, score every pair, keep the best.
+    """Turn captions into training images and images into training captions; score every pair, keep the best.
 
-    Begin with: synthvlm synth CAPTIONS --out RUN --model sdxl
+    Begin with: synthvlm synth CAPTIONS --out RUN --model sdxl, or synthvlm recaption IMAGES --out RUN --model internvl2
     """
     ctx.obj = {"debug": debug}
 

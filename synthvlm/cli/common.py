@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -31,19 +32,19 @@ input_options = _together(
     click.option("--caption-column", help="Field or column that holds the caption."),
     click.option("--id-column", help="Field or column that holds the id."),
     click.option("--on-duplicate", type=click.Choice(["error", "first", "number"]), help="What to do with an id that stands twice."),
-    click.option("--limit", type=click.IntRange(1), help="Read only so many captions."),
+    click.option("--limit", type=click.IntRange(1), help="Read only so many records."),
 )
 
-model_options = _together(
-    click.option("--model", help="The image model: see `synthvlm plugins`."),
-    click.option("--preset", help="Named settings of the model (sdxl: paper, authors-code)."),
-    click.option("--repeat", type=click.IntRange(1), help="Candidates per caption."),
-    click.option("--width", help="Pixels."),
-    click.option("--height", help="Pixels."),
-    click.option("--steps", help="Denoising steps."),
-    click.option("--guidance", help="Guidance scale."),
-    click.option("--negative-prompt", help="What to steer away from."),
-    click.option("--batch-size", help="Images at a time on a device."),
+image_input_options = _together(
+    click.option("--image-column", help="Field or column that holds the image's path. [image, path, file_name …]"),
+    click.option("--image-root", metavar="DIR", help="Where relative paths start from, if not from the list's own folder."),
+)
+
+_SHARED = (
+    click.option(
+        "--preset", help="Named settings of the model (sdxl: paper, authors-code), or of perspectives: clip-training (77 new tokens)."
+    ),
+    click.option("--batch-size", help="Images or captions at a time on a device."),
     click.option("--dtype", help="auto, bfloat16, float16 or float32."),
     click.option(
         "-o",
@@ -51,8 +52,17 @@ model_options = _together(
         "options",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Any option of the model; repeatable. SCORER.KEY=VALUE sets a scorer's.",
+        help="Any option of the model; repeatable. NAME.KEY=VALUE sets a scorer's, or that of one of several models.",
     ),
+    click.option("--as", "name", help="Name of the stage, to keep several settings side by side."),
+)
+_GENERATE = (
+    click.option("--repeat", type=click.IntRange(1), help="Candidates per caption."),
+    click.option("--width", help="Pixels."),
+    click.option("--height", help="Pixels."),
+    click.option("--steps", help="Denoising steps."),
+    click.option("--guidance", help="Guidance scale."),
+    click.option("--negative-prompt", help="What to steer away from."),
     click.option(
         "--image-format", type=click.Choice(["jpeg", "png", "webp"]), help="How pixels are stored (JPEG 4:4:4; WebP is lossless)."
     ),
@@ -60,7 +70,38 @@ model_options = _together(
     click.option(
         "--store", type=click.Choice(["all", "best"]), help="best: keep only each caption's best candidate; losers never reach the disk."
     ),
-    click.option("--as", "name", help="Name of the stage, to keep several settings side by side."),
+)
+_CAPTION = (
+    click.option(
+        "--perspective",
+        "perspectives",
+        multiple=True,
+        metavar="NAME|FILE|DIR",
+        help="A captioning prompt; repeatable: detail, brief, sentence, nouns, style, background, main, or a YAML file or a folder of your own. [detail]",
+    ),
+    click.option("--max-new-tokens", type=click.IntRange(1), help="For every perspective. [what each says]"),
+    click.option("--engine", help="What runs the captioner: transformers, vllm or openai (a server)."),
+    click.option("--base-url", help="The server's address, with --engine openai."),
+    click.option("--quantization", help="none, int8 or int4."),
+    click.option("--temperature", help="0: always the likeliest token. [0]"),
+    click.option(
+        "--trust-remote-code", is_flag=True, default=None, help="Run code that comes with the checkpoint; its revision must be pinned."
+    ),
+)
+_CAPTIONERS = click.option(
+    "--model", "models", multiple=True, metavar="NAME", help="A captioner; repeatable, a stage each: see `synthvlm plugins`."
+)
+_EITHER = click.option(
+    "--model", "models", multiple=True, metavar="NAME", help="The image model, or a captioner (repeatable): see `synthvlm plugins`."
+)
+
+model_options = _together(click.option("--model", help="The image model: see `synthvlm plugins`."), *_SHARED, *_GENERATE)
+caption_options = _together(_CAPTIONERS, *_CAPTION, *_SHARED)
+either_options = _together(_EITHER, *_SHARED, *_GENERATE, *_CAPTION)
+
+made_images_options = _together(
+    click.option("--images", metavar="STAGE", help="Of a run that made images: which image stage, if it has several."),
+    click.option("--selection", metavar="NAME", help="Of a run that made images: caption only those of this selection."),
 )
 
 score_options = _together(
@@ -77,6 +118,7 @@ select_options = _together(click.option("--top", help="Share (10%) or number of 
 
 execution_options = _together(
     click.option("--gpus", help="Which GPUs: 0-7, or 0,2,5. [all]"),
+    click.option("--gpus-per-worker", type=click.IntRange(1), help="GPUs that each worker spreads its model over. [1]"),
     click.option("--workers", type=click.IntRange(1), help="CPU workers, where there is no GPU. [1]"),
     click.option("--threads", type=click.IntRange(1), help="CPU threads per worker. [the machine's, divided]"),
     click.option("--python", help="Python of another environment for the workers."),
@@ -92,10 +134,13 @@ execution_options = _together(
 )
 
 SUGAR = ("width", "height", "steps", "guidance", "negative_prompt", "batch_size", "dtype")
+CAPTION_SUGAR = ("engine", "base_url", "quantization", "temperature", "trust_remote_code")
 INPUT = {
     "input_format": "format",
     "caption_column": "caption_column",
     "id_column": "id_column",
+    "image_column": "image_column",
+    "image_root": "image_root",
     "on_duplicate": "on_duplicate",
     "limit": "limit",
 }
@@ -123,8 +168,8 @@ def weights(pairs: tuple[str, ...]) -> dict[str, float] | None:
 
 
 def split_options(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the model's options (sugar flags and -o) and the scorers' (-o SCORER.KEY=VALUE)."""
-    model: dict[str, Any] = {k: flags[k] for k in SUGAR if flags.get(k) is not None}
+    """Return the model's options (sugar flags and -o) and those of a scorer, or of one of several models (-o NAME.KEY=VALUE)."""
+    model: dict[str, Any] = {k: flags[k] for k in (*SUGAR, *CAPTION_SUGAR) if flags.get(k) is not None}
     scorers: dict[str, dict[str, Any]] = {}
     for key, value in key_values(flags.get("options", ()), "-o").items():
         scorer, dot, name = key.partition(".")
@@ -158,6 +203,7 @@ def execution(flags: dict[str, Any], quiet: bool = False) -> Any:
         devices = [str(n) for n in range(min(flags["workers"], len(found)))] if found else ["cpu"] * flags["workers"]
     return Execution(
         devices=devices,
+        gpus_per_worker=flags.get("gpus_per_worker") or 1,
         threads=flags.get("threads"),
         python=flags.get("python"),
         retry_failed=flags.get("retry_failed", False),
@@ -180,6 +226,32 @@ def _devices(text: str | None) -> list[str] | None:
     if not out or len(set(out)) != len(out):
         raise OptionError(f"--gpus {text} names no GPU, or one twice", "write 0-7 or 0,2,5")
     return out
+
+
+def direction(models: Sequence[str]) -> str:
+    """Return the line that the models are for: ``synth`` or ``recaption``. An unknown one is taken for what its name is nearest to."""
+    from synthvlm.plugins import discover
+
+    captioners, generators = (discover().names(kind) for kind in ("captioner", "generator"))
+    near = [(difflib.get_close_matches(m, [*generators, *captioners], n=1) or [""])[0] for m in models]
+    lines = {"recaption" if m in captioners else "synth" for m in near}
+    if len(lines) > 1 or (lines == {"synth"} and len(models) > 1):
+        raise OptionError(f"{' and '.join(models)} cannot go together", "one command takes one image model, or captioners")
+    return lines.pop() if lines else "synth"
+
+
+def one_line(flags: dict[str, Any], line: str | None = None) -> str:
+    """Return the line that ``--model`` is for, or ``line``; refuse flags of the other one, and make flags as its commands have them."""
+    line = line or direction(flags["models"])
+    of_others = ("repeat", "image_format", "quality", "store") if line == "recaption" else ("perspectives", "max_new_tokens", "image_root")
+    wrong = next((f for f in of_others if flags.get(f)), None)
+    if wrong:
+        name = f"--{wrong.removesuffix('s').replace('_', '-')}"
+        raise OptionError(
+            f"{name} is for {'image models' if line == 'recaption' else 'captioners'}", "leave it out, or name another --model"
+        )
+    flags["model"] = flags["models"][0] if flags["models"] else None
+    return line
 
 
 def given(**values: Any) -> dict[str, Any]:

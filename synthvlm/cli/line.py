@@ -22,6 +22,9 @@ def overlay(recipe: Any, captions: str | None, out: str | None, flags: dict[str,
         data["out"] = out
     if flags.get("seed") is not None:
         data["seed"] = flags["seed"]
+    if recipe.reads_images:
+        data["steps"] = _captioning(data["steps"], flags)
+        return parse(data, "the command line")
     model_options, scorer_options = common.split_options(flags)
     for step in data["steps"]:
         (verb,) = step
@@ -40,6 +43,33 @@ def overlay(recipe: Any, captions: str | None, out: str | None, flags: dict[str,
     return parse(data, "the command line")
 
 
+def _captioning(steps: list[dict[str, Any]], flags: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps of a line that captions, with the flags laid over its caption steps; models that are named take their place."""
+    models = tuple(flags.get("models") or ()) or ((flags["model"],) if flags.get("model") else ())
+    options, of_models = common.split_options(flags)
+    at = next(n for n, s in enumerate(steps) if "caption" in s)
+    said = [s["caption"] or {} for s in steps if "caption" in s]
+    if models:
+        shared = {k: v for k, v in said[0].items() if k not in ("options", "preset", "name")}
+        said = [next((s for s in said if s.get("model") == m), shared | {"model": m}) for m in models]
+    if flags.get("name") and len(said) > 1:
+        raise OptionError("--as names one stage, and there are several models", "leave it out: each stage has its model's name")
+    known = [s.get("model", "mini-captioner") for s in said]
+    for name in of_models:
+        if name not in known:
+            raise OptionError(f"-o {name}.…: there is no model {name!r} here", f"there are: {', '.join(known)}")
+    fields = {f: flags.get(f) for f in ("preset", "max_new_tokens", "name", "images", "selection")} | {
+        "perspectives": list(flags.get("perspectives") or ()) or None
+    }
+    given = common.given(**fields)
+    for model, settings in zip(known, said, strict=True):
+        settings |= given
+        if own := settings.get("options", {}) | options | of_models.get(model, {}):
+            settings["options"] = own
+    rest = [s for s in steps if "caption" not in s]
+    return [*rest[:at], *({"caption": s} for s in said), *rest[at:]]
+
+
 def merge_scorers(settings: dict[str, Any], flags: dict[str, Any], options: dict[str, dict[str, Any]], data: dict[str, Any]) -> None:
     """Lay --scorer and -o SCORER.KEY=VALUE over the scorers of a recipe, or over those that the model recommends."""
     named = flags.get("scorers") or ()
@@ -47,8 +77,8 @@ def merge_scorers(settings: dict[str, Any], flags: dict[str, Any], options: dict
         return
     base: dict[str, Any] = dict(settings.get("scorers") or {})
     if not base:
-        from synthvlm.execution import recommended_scorers
         from synthvlm.plugins import discover
+        from synthvlm.preparing import recommended_scorers
 
         model = next((s["generate"].get("model", "mini") for s in data["steps"] if "generate" in s), "")
         base = {k: dict(v) for k, v in recommended_scorers(discover(), model).items()}
@@ -63,14 +93,16 @@ def merge_scorers(settings: dict[str, Any], flags: dict[str, Any], options: dict
     settings["scorers"] = base
 
 
-def with_defaults(recipe: Any, given_model: str | None) -> Any:
-    """See to it that there are captions and a model; the miniature one serves only the captions that ship with it, or when named."""
+def with_defaults(recipe: Any, named: Any) -> Any:
+    """See to it that there are captions (or images) and a model; the miniature ones serve only what ships with it, or when named."""
     from synthvlm.plugins import discover
     from synthvlm.resources import example_captions
 
-    step = recipe.first("generate")
-    named = given_model or (step is not None and "model" in step.model_fields_set)
-    if recipe.input.path is None:
+    verb, kind = ("caption", "captioner") if recipe.reads_images else ("generate", "generator")
+    step = recipe.first(verb)
+    named = named or (step is not None and "model" in step.model_fields_set)
+    what, mini = {"generate": ("captions", "mini"), "caption": ("images", "mini-captioner")}[verb]
+    if recipe.input.path is None and verb == "generate":
         recipe.input.path = example_captions()
         recipe.out = recipe.out or "runs/demo"
         click.echo(f"No captions given: taking the examples that ship with SynthVLM ({recipe.input.path}).", err=True)
@@ -80,9 +112,10 @@ def with_defaults(recipe: Any, given_model: str | None) -> Any:
                 err=True,
             )
     elif not named:
+        of = "image model" if verb == "generate" else "captioner"
         raise OptionError(
-            "which image model? your own captions need --model",
-            f"there are: {', '.join(discover().names('generator'))} (mini knows only its miniature world)",
+            f"which {of}? your own {what} need --model",
+            f"there are: {', '.join(discover().names(kind))} ({mini} knows only its miniature world)",
         )
     return recipe
 
@@ -93,42 +126,53 @@ def go(recipe: Any, flags: dict[str, Any]) -> Any:
 
     if not recipe.out:
         raise OptionError("where to? a run needs a folder", "give --out RUN")
-    reader = recipe.input.model_dump(exclude={"path"}, exclude_none=True)
     run = Run.create(recipe.out, seed=recipe.seed)
     run.execution = common.execution(flags)
     click.echo(f"Run: {run.root}", err=True)
-    if recipe.input.path is not None:
-        run.add(recipe.input.path, **reader)
-        tell_input(run)
+    read_input(run, recipe)
     run.store.put("recipe.yaml", _from_anywhere(recipe).to_yaml().encode())
     follow(recipe, run, tell_step)
     return run
 
 
+def read_input(run: Any, recipe: Any) -> None:
+    """Read a recipe's captions or images, if it names any, into the run."""
+    if recipe.input.path is not None:
+        (run.add_images if recipe.reads_images else run.add)(recipe.input.path, **recipe.reader)
+        tell_input(run)
+
+
 def _from_anywhere(recipe: Any) -> Any:
     """Return the recipe with whole paths, so that the run's own copy resumes it from any folder."""
     whole = recipe.model_copy(deep=True)
-    for owner, field in ((whole.input, "path"), (whole, "out")):
+    for owner, field in ((whole.input, "path"), (whole.input, "image_root"), (whole, "out")):
         path = getattr(owner, field)
         if path and "://" not in path:
             setattr(owner, field, os.path.abspath(path))
+    for step in whole.all("caption"):
+        step.perspectives = [os.path.abspath(p) if os.path.exists(p) and os.sep in p else p for p in step.perspectives]
     return whole
 
 
 def tell_input(run: Any) -> None:
-    """Say what reading the captions came to."""
+    """Say what reading the captions or images came to."""
     r = run.results["add"]
+    what = "Images" if r.images else "Captions"
     if r.unchanged:
-        click.echo(f"Captions: {run.sample_count():,} in the run; {r.path} has not changed", err=True)
+        click.echo(f"{what}: {run.sample_count():,} in the run; {r.path} has not changed", err=True)
     else:
         more = "".join(
-            f", {n:,} {what}"
-            for n, what in ((r.edited, "edited"), (r.duplicates, "double ids"), (r.rejected, "set aside as unusable"))
+            f", {n:,} {how}"
+            for n, how in (
+                (r.edited, "changed" if r.images else "edited"),
+                (r.duplicates, "double ids"),
+                (r.rejected, "set aside as missing or unreadable" if r.images else "set aside as unusable"),
+            )
             if n
         )
-        click.echo(f"Captions: {r.read:,} read from {r.path}, {r.added:,} new{more}; {run.sample_count():,} in the run", err=True)
+        click.echo(f"{what}: {r.read:,} read from {r.path}, {r.added:,} new{more}; {run.sample_count():,} in the run", err=True)
         if r.rejected:
-            click.echo(f"  the unusable ones, with line and reason: {run.root}/logs/rejected-*.jsonl", err=True)
+            click.echo(f"  those, with line and reason: {run.root}/logs/rejected-*.jsonl", err=True)
 
 
 def tell_step(moment: str, verb: str, run: Any) -> None:
@@ -136,20 +180,24 @@ def tell_step(moment: str, verb: str, run: Any) -> None:
     if moment == "begin":
         return
     result = run.results[verb]
-    if verb in ("generate", "score"):
+    if verb in ("generate", "score", "caption"):
         tell_tally(verb, result)
     elif verb == "select":
         tell_selection(result)
     elif verb == "export":
         for kind, done in result.items():
             click.echo(f"Data set ({kind}): {done['out']}", err=True)
+    elif verb == "merge":
+        click.echo(f"Merged: {result['lines']:,} lines of up to {len(result['positions'])} captions in {result['out']}", err=True)
+        for note in result["notes"]:
+            click.echo(f"  {note}", err=True)
     else:
         click.echo(f"Report: {result}", err=True)
 
 
 def tell_tally(verb: str, result: dict[str, Any]) -> None:
     """Say how many rows a stage has, and why some failed."""
-    what = {"generate": "Images", "score": "Scores"}[verb]
+    what = {"generate": "Images", "score": "Scores", "caption": "Captions"}[verb]
     failed = "".join(f"\n  {f['rows']:,} failed with {f['class']}: {f['example']}" for f in result["failures"])
     missing = result["wanted"] - result["made"] - result["failed"]
     lacking = f", {missing:,} not made" if missing else ""

@@ -22,17 +22,22 @@ _BYTES_PER_PIXEL = {"jpeg": 0.4, "png": 1.6, "webp": 1.1}
 @click.option("--seed", type=click.IntRange(0))
 @click.option("--fetch", is_flag=True, help="Download what is missing now.")
 @common.input_options
-@common.model_options
+@common.image_input_options
+@common.either_options
 @common.score_options
 @common.select_options
 @common.execution_options
 def command(captions: str | None, recipe_path: str | None, out: str | None, fetch: bool, **flags: Any) -> None:
     """Check recipe, input, plugins, checkpoints and disk. Nothing runs and no run is made."""
     from synthvlm import recipe
-    from synthvlm.cli import line
+    from synthvlm.cli import line, recaption
 
-    base = recipe.load(recipe_path) if recipe_path else recipe.builtin("synth")
-    whole = line.with_defaults(line.overlay(base, captions, out, flags), flags["model"])
+    base = recipe.load(recipe_path) if recipe_path else None
+    kind = common.one_line(flags, ("recaption" if base.reads_images else "synth") if base else None)
+    if base is None and kind == "recaption":
+        whole = recaption.whole_line(captions, None, out, flags)
+    else:
+        whole = line.with_defaults(line.overlay(base or recipe.builtin("synth"), captions, out, flags), flags["model"])
     click.echo("Recipe:\n" + "".join(f"  {x}\n" for x in whole.to_yaml().splitlines()))
     problems = _check(whole, flags, fetch)
     for p in problems:
@@ -45,7 +50,6 @@ def command(captions: str | None, recipe_path: str | None, out: str | None, fetc
 def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
     """Print what is found; return the problems."""
     from synthvlm.errors import SynthVLMError
-    from synthvlm.execution import prepare_generate, prepare_score
     from synthvlm.pipeline import Run
 
     problems: list[str] = []
@@ -54,31 +58,91 @@ def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
         run = Run.create(os.path.join(scratch, "run"), seed=whole.seed)
         run.execution = execution
         try:
-            run.add(whole.input.path, **whole.input.model_dump(exclude={"path"}, exclude_none=True))
-            r = run.results["add"]
-            click.echo(f"Input: {r.added:,} captions in {whole.input.path}, {r.rejected:,} unusable, {r.duplicates:,} double ids")
+            if whole.reads_images:
+                _images(run, whole)
+            else:
+                run.add(whole.input.path, **whole.reader)
+                r = run.results["add"]
+                click.echo(f"Input: {r.added:,} captions in {whole.input.path}, {r.rejected:,} unusable, {r.duplicates:,} double ids")
         except SynthVLMError as error:
             problems.append(str(error))
         devices = execution.resolved_devices()
         click.echo(f"Workers: {len(devices)} ({', '.join(devices)}), {execution.threads_each()} threads each")
-        g = whole.first("generate")
-        s = whole.first("score")
         problems += _folder(whole)
         try:
-            if g is not None:
-                settings = {"preset": g.preset, "repeat": g.repeat, "image_format": g.image_format, "quality": g.quality, "name": g.name}
-                made = prepare_generate(run, g.model, options=g.options, execution=execution, fetch=fetch, **settings)
-                _tell(made)
-                problems += _disk(whole.out, made.stage, run.sample_count(), g)
-                if whole.out and os.path.exists(os.path.join(whole.out, "run.json")):
-                    prepare_generate(
-                        Run.open(whole.out), g.model, options=g.options, execution=execution, fetch=fetch, dry=True, **settings
-                    )
-                if s is not None:
-                    _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch))
+            problems += _generate(run, whole, execution, fetch)
+            _caption(run, whole, execution, fetch)
         except SynthVLMError as error:
             problems.append(str(error))
     return problems
+
+
+def _images(run: Any, whole: Any) -> None:
+    """Look for the images, without reading them."""
+    from synthvlm.pipeline import Run
+
+    if whole.input.path is None:
+        Run.open(whole.out)
+        click.echo(f"Input: the images of {whole.out}")
+        return
+    run.add_images(whole.input.path, look_only=True, **whole.reader)
+    r = run.results["add"]
+    click.echo(f"Input: {r.added:,} images in {whole.input.path}, {r.rejected:,} missing or unreadable, {r.duplicates:,} double ids")
+
+
+def _generate(run: Any, whole: Any, execution: Any, fetch: bool) -> list[str]:
+    """Settle the generate and score steps; return what the disk lacks."""
+    from synthvlm.pipeline import Run
+    from synthvlm.preparing import prepare_generate, prepare_score
+
+    g, s = whole.first("generate"), whole.first("score")
+    if g is None:
+        return []
+    settings = {"preset": g.preset, "repeat": g.repeat, "image_format": g.image_format, "quality": g.quality, "name": g.name}
+    made = prepare_generate(run, g.model, options=g.options, execution=execution, fetch=fetch, **settings)
+    _tell(made)
+    problems = _disk(whole.out, made.stage, run.sample_count(), g)
+    if _is_run(whole.out):
+        prepare_generate(Run.open(whole.out), g.model, options=g.options, execution=execution, fetch=fetch, dry=True, **settings)
+    if s is not None:
+        _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch))
+    return problems
+
+
+def _caption(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
+    """Settle the caption steps, in the run that is there as well."""
+    from synthvlm.pipeline import Run
+    from synthvlm.preparing import prepare_caption
+
+    there = Run.open(whole.out) if _is_run(whole.out) else None
+    subject = run if whole.input.path is not None or there is None else there
+    images, rows = 0, 0
+    for step in whole.all("caption"):
+        settings = step.model_dump(include={"preset", "max_new_tokens", "name"})
+        for one in (subject, there) if there is not subject else (subject,):
+            if one is None:
+                continue
+            source = step.images or ("samples" if one is run and whole.reads_images else one._images_to_caption())
+            found = prepare_caption(
+                one,
+                step.model,
+                step.perspectives,
+                options=step.options,
+                images=source,
+                execution=execution,
+                fetch=fetch,
+                dry=one is there,
+                **settings,
+            )
+            if one is subject:
+                _tell(found)
+                images, rows = run.sample_count() or images, rows + len(found.stage.perspectives)
+    if images and rows:
+        click.echo(f"Captions: {images * rows:,} ({rows} per image)")
+
+
+def _is_run(out: str | None) -> bool:
+    return bool(out) and os.path.exists(os.path.join(str(out), "run.json"))
 
 
 def _folder(whole: Any) -> list[str]:
@@ -89,7 +153,7 @@ def _folder(whole: Any) -> list[str]:
     if not whole.out or not os.path.exists(whole.out) or (os.path.isdir(whole.out) and not os.listdir(whole.out)):
         return []
     try:
-        if os.path.exists(os.path.join(whole.out, "run.json")):
+        if _is_run(whole.out):
             RunDirectory.create(whole.out, seed=whole.seed)  # it is there: only its seed is compared
             return []
     except SynthVLMError as error:

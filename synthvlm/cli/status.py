@@ -35,7 +35,8 @@ def command(run_dir: str, verify: bool, as_json: bool) -> None:
             )
         )
         return
-    click.echo(f"{run.root}: {run.sample_count():,} captions, seed {run.seed}")
+    what = "images" if any(s.get("listing") or s["reader"].get("images") for s in run.record["sources"]) else "captions"
+    click.echo(f"{run.root}: {run.sample_count():,} {what}, seed {run.seed}")
     for line in damaged:
         click.echo(f"  {line}")
     for name, t in stages.items():
@@ -46,6 +47,9 @@ def command(run_dir: str, verify: bool, as_json: bool) -> None:
             + (f", {missing:,} to make" if missing else "")
             + (f", {t['failed']:,} failed" if t["failed"] else "")
         )
+        for perspective, n in t.get("perspectives", {}).items():
+            more = "".join(f", {n[k]:,} {what}" for k, what in (("failed", "failed"), ("cut", "cut off by the token limit")) if n[k])
+            click.echo(f"    {perspective}: {n['made']:,} made{more}")
         for f in t["failures"]:
             click.echo(f"    {f['rows']:,} × {f['class']}: {f['example']}")
     for name, s in selections.items():

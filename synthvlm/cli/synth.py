@@ -33,6 +33,11 @@ def command(captions: str | None, input_path: str | None, out: str | None, **fla
     Generates candidates, scores each pair by CLIP + 0.5 SSIM, keeps the best, exports them and writes a report. Run the
     same command again after any stop: it goes on where it was.
     """
+    whole_line("synth", captions, input_path, out, **flags)
+
+
+def whole_line(recipe_name: str, captions: str | None, input_path: str | None, out: str | None, **flags: Any) -> None:
+    """Do the line that ships as ``recipe_name`` with the flags laid over it."""
     from synthvlm import recipe
     from synthvlm.cli import line
     from synthvlm.errors import OptionError
@@ -41,6 +46,6 @@ def command(captions: str | None, input_path: str | None, out: str | None, **fla
         raise OptionError(
             f"two inputs: {captions} and {input_path}", "one run reads one; add another later with: synthvlm generate RUN --input FILE"
         )
-    whole = line.with_defaults(line.overlay(recipe.builtin("synth"), captions or input_path, out, flags), flags["model"])
+    whole = line.with_defaults(line.overlay(recipe.builtin(recipe_name), captions or input_path, out, flags), flags["model"])
     whole.out = whole.out or f"runs/{Path(whole.input.path).stem}-{flags['name'] or whole.first('generate').model}"
     line.go(whole, flags)

@@ -75,9 +75,8 @@ class _Worker:
             os.close(events_in)
         self._commands = os.fdopen(commands_in, "w", encoding="utf-8")
         self._events = os.fdopen(events_out, "r", encoding="utf-8")
-        self.send(
-            job.message() | {"device": "cpu" if device == "cpu" else "cuda:0", "device_name": device if device == "cpu" else f"gpu{device}"}
-        )
+        devices = ["cpu"] if device == "cpu" else [f"cuda:{n}" for n in range(len(device.split(",")))]
+        self.send(job.message() | {"devices": devices, "device_name": device if device == "cpu" else f"gpu{device}"})
         self.reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
         self.reader.start()
 
@@ -110,6 +109,8 @@ class _Worker:
 
 def _environment(device: str, job: Job) -> dict[str, str]:
     env = dict(os.environ)
+    if job.python:
+        env.pop("PYTHONHOME", None)  # of this Python, which the other one has no use for
     env["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else device
     threads = str(job.threads)
     env |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}

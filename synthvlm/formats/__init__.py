@@ -1,4 +1,5 @@
 """Caption files in: a stream of Samples from JSON, JSONL, CSV, TSV, Parquet or plain text, local or on any place fsspec reads.
+Images in: :mod:`synthvlm.formats.images`.
 
 A record that cannot be used comes as a BadRecord in its place, so that one bad row costs one row; what is wrong with the file
 itself (no such file, broken syntax, no such column, not UTF-8) is an InputError that names the line. Memory does not grow with
@@ -21,11 +22,11 @@ from synthvlm.errors import InputError, OptionError
 from synthvlm.formats.files import open_source, without_bom
 from synthvlm.formats.json_array import read_json_array
 from synthvlm.formats.lines import read_jsonl, read_text
-from synthvlm.formats.records import BadRecord, Fields
+from synthvlm.formats.records import BadRecord, Fields, ImageFields
 from synthvlm.formats.tables import read_csv, read_parquet, read_tsv
 from synthvlm.sample import Sample
 
-__all__ = ["FORMATS", "BadRecord", "read_captions", "sniff"]
+__all__ = ["FORMATS", "BadRecord", "read_captions", "read_records", "sniff"]
 
 _READERS = {
     "json": read_json_array,
@@ -64,10 +65,11 @@ def read_captions(
     """
     if format is not None and format not in _READERS:
         raise OptionError(f"there is no format {format!r}", f"there are: {', '.join(FORMATS)}")
-    return _read(source, Fields(caption_column, id_column), format)
+    return read_records(source, Fields(caption_column, id_column), format)
 
 
-def _read(source: str, fields: Fields, format: str | None) -> Iterator[Sample | BadRecord]:
+def read_records(source: str, fields: Fields | ImageFields, format: str | None = None) -> Iterator[Sample | BadRecord]:
+    """Yield what ``fields`` makes of each record in ``source``. Raises InputError for a file that cannot be read."""
     reader = _READERS[format or sniff(source)]
     with open_source(source) as file:
         yield from reader(source, file, fields)

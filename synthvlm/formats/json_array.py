@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from synthvlm.errors import InputError
 from synthvlm.formats.files import CHUNK, LONGEST, not_utf8, without_bom
-from synthvlm.formats.records import HALF_PAIR, BadRecord, Fields
+from synthvlm.formats.records import HALF_PAIR, BadRecord, Fields, ImageFields
 from synthvlm.sample import Sample
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -128,7 +128,7 @@ class ArrayScanner:
             )
 
 
-def read_json_array(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | BadRecord]:
+def read_json_array(source: str, file: IO[bytes], fields: Fields | ImageFields) -> Iterator[Sample | BadRecord]:
     """Yield what each element of the JSON array in ``file`` makes.
 
     Raises InputError, naming the line, where the file is not a JSON array.

@@ -9,11 +9,11 @@ from typing import IO
 from synthvlm.errors import InputError
 from synthvlm.formats.files import text_lines
 from synthvlm.formats.json_array import mend_surrogates
-from synthvlm.formats.records import BadRecord, Fields
+from synthvlm.formats.records import BadRecord, Fields, ImageFields
 from synthvlm.sample import Sample
 
 
-def read_jsonl(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | BadRecord]:
+def read_jsonl(source: str, file: IO[bytes], fields: Fields | ImageFields) -> Iterator[Sample | BadRecord]:
     """Yield what each line's object (or bare caption) makes; blank lines are skipped.
 
     Raises InputError, naming the line, where a line is not JSON.
@@ -38,7 +38,7 @@ def read_jsonl(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample 
         yield fields.sample(record, number)
 
 
-def read_text(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | BadRecord]:
+def read_text(source: str, file: IO[bytes], fields: Fields | ImageFields) -> Iterator[Sample | BadRecord]:
     """Yield a Sample for each line that is not blank.
 
     Raises InputError, naming the line, where a line is not UTF-8.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from synthvlm.sample import Sample
 
 CAPTION_NAMES = ("caption", "text", "prompt", "description", "conversations")
 """Where a caption is looked for, in this order, in any letter case. ``conversations`` is LLaVA's: the first answer in it."""
+
+IMAGE_NAMES = ("image", "image_path", "img_path", "img", "path", "file_name", "filename", "filepath", "file", "url", "uri")
+"""Where an image is looked for where one is wanted, likewise."""
 
 HALF_PAIR = "\ufdd0"
 """Stands for half of a surrogate pair, which JSON can spell (``\\ud800``) and UTF-8 cannot: a noncharacter, which Unicode sets
@@ -100,6 +104,77 @@ class Fields:
                 self._layouts.clear()
             self._layouts[names] = layout
         return layout
+
+
+class ImageFields:
+    """Which field of a record is the image, the caption (if there is one), the id; everything else is ``meta``. Used as Fields is."""
+
+    def __init__(self, image: str | None = None, caption: str | None = None, id: str | None = None) -> None:
+        self.image_names = (image,) if image else IMAGE_NAMES
+        self.image = image or IMAGE_NAMES[0]
+        self.caption = caption or CAPTION_NAMES[0]
+        self._asked = {"--image-column": image, "--caption-column": caption, "--id-column": id}
+        self._captions = (caption,) if caption else CAPTION_NAMES
+        self._ids = (id,) if id else ("id",)
+        self._layouts: dict[tuple[str, ...], tuple[str | None, str | None, str | None]] = {}
+
+    def sample(self, record: Any, line: int) -> Sample | BadRecord:
+        """Return the Sample that ``record`` (an object, or the bare name of an image) makes, or what is wrong with it."""
+        if type(record) is str:
+            record = {self.image: record}
+        elif type(record) is not dict:
+            return BadRecord(line, None, f"is {_kind(record)}, not an object with an image")
+        image_field, caption_field, id_field = self._layout(tuple(record))
+        if image_field is None:
+            return BadRecord(line, self.image, f"is missing; the record has {_listed(record)}")
+        field = image_field
+        try:
+            image = record[image_field]
+            image = _image(image.get("path") if isinstance(image, dict) else image)
+            if image is None:
+                return BadRecord(line, image_field, "is empty")
+            sample_id = None
+            if id_field is not None:
+                field = id_field
+                sample_id = _id(record[id_field])
+        except _Bad as bad:
+            return BadRecord(line, field, str(bad))
+        used = {image_field, id_field}
+        caption = None
+        if caption_field is not None:
+            with contextlib.suppress(_Bad):  # what is no caption is kept with the other fields: a list of several, say
+                caption = _caption(record[caption_field])
+            if caption_field.lower() != "conversations" and (caption is not None or record[caption_field] in (None, "")):
+                used.add(caption_field)
+        return Sample(sample_id, caption, image, {n: v for n, v in record.items() if n not in used}, line)
+
+    def check(self, names: Iterable[str], source: str) -> None:
+        """Raise InputError unless a table with the columns ``names`` has an image, the columns asked for, and each of them once."""
+        columns = list(names)
+        layout = self._layout(tuple(columns))
+        there = f"it has the columns {_listed(columns)}"
+        if layout[0] is None:
+            wanted = f"no column {self.image!r}" if self._asked["--image-column"] else "no column for the images"
+            raise InputError(
+                f"{source} has {wanted}", f"{there}; say which holds their paths with --image-column (pictures inside a table are not read)"
+            )
+        for name, (flag, asked) in zip(layout, self._asked.items(), strict=True):
+            if asked and name is None:
+                raise InputError(f"{source} has no column {asked!r}", f"{there}; say which with {flag}")
+            if name is not None and columns.count(name) > 1:
+                raise InputError(f"{source} has the column {name!r} {columns.count(name)} times", "rename or drop all but one of them")
+
+    def _layout(self, names: tuple[str, ...]) -> tuple[str | None, str | None, str | None]:
+        if names in self._layouts:
+            return self._layouts[names]
+        image = _find(names, self.image_names, exact=self._asked["--image-column"] is not None)
+        rest = tuple(n for n in names if n != image)
+        caption = _find(rest, self._captions, exact=self._asked["--caption-column"] is not None)
+        id = _find(tuple(n for n in rest if n != caption), self._ids, exact=self._asked["--id-column"] is not None)
+        if len(self._layouts) == _MOST_LAYOUTS:
+            self._layouts.clear()
+        self._layouts[names] = image, caption, id
+        return image, caption, id
 
 
 def _find(names: tuple[str, ...], wanted: tuple[str, ...], exact: bool = False) -> str | None:

@@ -8,13 +8,13 @@ from typing import IO, Any
 
 from synthvlm.errors import InputError
 from synthvlm.formats.files import LONGEST, text_lines
-from synthvlm.formats.records import BadRecord, Fields
+from synthvlm.formats.records import BadRecord, Fields, ImageFields
 from synthvlm.sample import Sample
 
 _BATCH = 512
 
 
-def read_csv(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | BadRecord]:
+def read_csv(source: str, file: IO[bytes], fields: Fields | ImageFields) -> Iterator[Sample | BadRecord]:
     """Yield what each row under the header makes.
 
     Raises InputError where there is no header or no column of captions, or a quotation mark is never closed.
@@ -56,7 +56,7 @@ def read_csv(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | 
         raise InputError(f"{source} is empty", "its first line names the columns, such as: id,caption")
 
 
-def read_tsv(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | BadRecord]:
+def read_tsv(source: str, file: IO[bytes], fields: Fields | ImageFields) -> Iterator[Sample | BadRecord]:
     """Yield what each line under the header makes. A row is one line; only a field that is quoted as a whole loses its quotation marks.
 
     Raises InputError where there is no header or no column of captions.
@@ -80,7 +80,7 @@ def read_tsv(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | 
         raise InputError(f"{source} is empty", "its first line names the columns, with tabs between them")
 
 
-def _row(fields: Fields, header: list[str], row: list[str], line: int, advice: str) -> Sample | BadRecord:
+def _row(fields: Fields | ImageFields, header: list[str], row: list[str], line: int, advice: str) -> Sample | BadRecord:
     if len(row) > len(header):
         return BadRecord(line, None, f"has {len(row)} fields where the header has {len(header)}; {advice}")
     return fields.sample(dict(zip(header, row, strict=False)), line)
@@ -94,7 +94,7 @@ def _unquoted(value: str) -> str:
     return value
 
 
-def read_parquet(source: str, file: IO[bytes], fields: Fields) -> Iterator[Sample | BadRecord]:
+def read_parquet(source: str, file: IO[bytes], fields: Fields | ImageFields) -> Iterator[Sample | BadRecord]:
     """Yield what each row makes; its "line" is its number, from 1. Binary columns (pictures) are left behind; dates become text.
 
     Raises InputError where the file is not Parquet or has no column of captions.

@@ -102,7 +102,9 @@ def gather(subject: Subject) -> dict[str, Any]:
         "samples": run.sample_count(),
         "images": _images(subject),
         "stages": [_stage(subject, s) for s in (stage, *subject.scores)],
-        "other_stages": [n for n in run.stage_names() if n not in {stage.name, *(s.name for s in subject.scores)}],
+        "other_stages": [
+            n for n in run.stage_names() if n not in {stage.name, *(s.name for s in subject.scores)} and run.stage(n).kind != "caption"
+        ],
         "notes": _notes(db),
         "selection": None,
         "scored": None,

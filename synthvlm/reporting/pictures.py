@@ -102,14 +102,18 @@ def thumbnail(subject: Subject, place: Row) -> tuple[str | None, bool]:
         return None, False
     try:
         data = subject.run.store.read(place["tar"], place["offset"], place["bytes"])
-        if hashlib.sha256(data).hexdigest() != place["sha256"]:
-            return None, False
-        image = images.decode(data)
+        return embed(data) if hashlib.sha256(data).hexdigest() == place["sha256"] else (None, False)
     except (OSError, images.ImageError):  # a report on a run is of use although an image of it is damaged
         return None, False
+
+
+def embed(data: bytes) -> tuple[str, bool]:
+    """Return an image file as a data URL of at most 256 pixels a side, and whether it is small by itself. Raises ImageError."""
+    image = images.decode(data)
     small = max(image.size) <= _SIDE // 2
-    kind = "image/png" if data[:4] == b"\x89PNG" else "image/webp" if data[:4] == b"RIFF" else "image/jpeg"
-    if max(image.size) > _SIDE or len(data) > _AS_IS:
+    kinds = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"\xff\xd8\xff\xe0": "image/jpeg"}
+    kind = kinds.get(data[:4], "image/jpeg")
+    if max(image.size) > _SIDE or len(data) > _AS_IS or data[:4] not in kinds:
         image.thumbnail((_SIDE, _SIDE))
         out = io.BytesIO()
         image.save(out, "JPEG", quality=_QUALITY)

@@ -106,7 +106,7 @@ def _attempt(requests: list[Any], size: int, call: Callable[[Sequence[Any]], Ite
     except Exception as error:
         failed = _failed(error)
         if failed.error_class != "OutOfMemory":
-            if _device_lost(error):
+            if device_lost(error):
                 raise DeviceLost(str(error)) from error
             log.exception("a batch of %d failed%s", len(requests), "; trying its rows one by one" if len(requests) > 1 else "")
         return failed
@@ -119,9 +119,11 @@ def _failed(error: Exception) -> Failed:
     return Failed(text[0][:500] if text else type(error).__name__, type(error).__name__)
 
 
-def _device_lost(error: Exception) -> bool:
-    """Say whether CUDA has failed for good in this process (an illegal access, an assert on the device)."""
-    return type(error).__name__ == "AcceleratorError" or any(s in str(error) for s in ("CUDA error", "device-side assert", "cudaError"))
+def device_lost(error: Exception) -> bool:
+    """Say whether CUDA has failed for good in this process (an illegal access, an assert on the device), or an engine has died."""
+    return type(error).__name__ in ("AcceleratorError", "EngineDeadError") or any(
+        s in str(error) for s in ("CUDA error", "device-side assert", "cudaError")
+    )
 
 
 def _free_memory() -> None:

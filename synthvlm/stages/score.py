@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from synthvlm.errors import SynthVLMError
 from synthvlm.run import Stage
 from synthvlm.sample import Failed, ScoreRequest
 from synthvlm.stages.batching import run_batches
+from synthvlm.stages.pixels import stored_bytes
 
 if TYPE_CHECKING:
     from synthvlm.worker import Context
@@ -114,26 +114,8 @@ def _ahead(pool: ThreadPoolExecutor, context: Context, rows: Sequence[Row], size
 
 def _load(context: Context, row: Row) -> ScoreRequest | Failed | None:
     """Read and decode one stored image; None if its part turned out damaged (its rows will be made again)."""
-    try:
-        data = _read(context, row)
-    except OSError as error:  # the disk or the network is in trouble; --retry-failed tries again
-        return Failed(f"the image cannot be read: {error.strerror or error}", type(error).__name__)
-    if data is None:
-        moved = context.relocate(row)  # another process may have merged its part into a larger one
-        data = _read(context, moved) if moved else None
-    if data is None:
-        context.damaged(row)
-        return None
-    return decode(row, data)
-
-
-def _read(context: Context, row: Row) -> bytes | None:
-    """Return a stored image's bytes, or None if they are not what its row says."""
-    try:
-        data = context.run.store.read(row["tar"], row["offset"], row["bytes"])
-    except FileNotFoundError:
-        return None
-    return data if hashlib.sha256(data).hexdigest() == row["sha256"] else None
+    data = stored_bytes(context, row)
+    return data if data is None or isinstance(data, Failed) else decode(row, data)
 
 
 def decode(row: Row, data: bytes) -> ScoreRequest | Failed:

@@ -21,22 +21,22 @@ class PartWriter:
     ) -> None:
         self._run, self._stage, self._seconds, self._info, self._committed = run, stage, seconds, info, committed
         self.of_images = stage.kind == "generate"
+        self._several = stage.kind == "caption"
+        """Rows of several shards come mixed: each shard's part then waits until it is due."""
         self._lock = threading.RLock()
-        self._rows: list[dict[str, Any]] = []
+        self._rows: dict[int, list[dict[str, Any]]] = {}
         self._pixels: dict[str, tuple[str, bytes]] = {}
         self._bytes = 0
-        self._shard = 0
         self._since = time.monotonic()
 
     def add(self, shard: int, rows: list[dict[str, Any]], pixels: Mapping[str, tuple[str, bytes]] | None = None) -> None:
         """Take finished rows (and pixels by key) of ``shard``."""
         with self._lock:
-            if self._rows and shard != self._shard:
+            if self._rows and shard not in self._rows and not self._several:
                 self.flush()
             if not self._rows:
                 self._since = time.monotonic()
-            self._shard = shard
-            self._rows += rows
+            self._rows.setdefault(shard, []).extend(rows)
             self._pixels |= pixels or {}
             self._bytes += sum(len(data) for _, data in (pixels or {}).values())
 
@@ -50,10 +50,13 @@ class PartWriter:
         with self._lock:
             if not self._rows:
                 return
-            rows = sorted(self._rows, key=lambda r: (r["row"], r["candidate"]))
             info = dict(self._info()) | {"seconds": round(time.monotonic() - self._since, 3), "stage": self._stage.digest}
             if self._stage.columns:  # what the numbers are stays with them, whatever becomes of stage.json
                 info |= {"columns": self._stage.columns, "cards": self._stage.cards}
-            parts.commit(self._run.store, self._stage.name, self._shard, self._stage.schema, rows, self._pixels, info)
-            self._rows, self._pixels, self._bytes = [], {}, 0
-            self._committed(self._stage.name, len(rows))
+            for shard in sorted(self._rows):
+                rows = sorted(self._rows[shard], key=lambda r: (r["row"], r["candidate"], r.get("perspective", "")))
+                parts.commit(self._run.store, self._stage.name, shard, self._stage.schema, rows, self._pixels, info)
+                del self._rows[shard]
+                info = info | {"seconds": 0.0}  # counted with the first
+                self._committed(self._stage.name, len(rows))
+            self._pixels, self._bytes = {}, 0

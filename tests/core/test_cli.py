@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from synthvlm.errors import OptionError, RunMismatch
 from synthvlm.execution import Execution
 from synthvlm.pipeline import Run
 from tests import rows
-from tests.conftest import FAULTY
 from tests.fabricate import fabricate_run
 
 CHEAP = ["--model", "cheap", "--scorer", "brightness"]
@@ -30,55 +27,8 @@ CAPTIONS = [{"id": n, "caption": f"caption {n}"} for n in range(10)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _models() -> Iterator[None]:
-    """Make the test models installed, so to speak, here and in workers; keep the command line's signal handler to itself."""
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FAULTY)
-        patch.setenv("PYTHONPATH", os.pathsep.join(p for p in (FAULTY, os.environ.get("PYTHONPATH")) if p))
-        patch.setenv("COLUMNS", "120")
-        yield
-    sys.modules.pop("synthvlm_faulty", None)
-    signal.signal(signal.SIGTERM, handler)
-
-
-@dataclass
-class Said:
-    """What a command came to."""
-
-    code: Any
-    out: str
-    err: str
-
-
-@pytest.fixture
-def synthvlm(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command in this process."""
-
-    def call(*arguments: Any) -> Said:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        return Said(end.value.code, said.out, said.err)
-
-    return call
-
-
-@pytest.fixture
-def refused(synthvlm: Any) -> Any:
-    """Run a command that the user has to mend: a line and a way on, exit code 2, no traceback."""
-
-    def call(*arguments: Any) -> str:
-        said = synthvlm(*arguments)
-        assert said.code == 2, said
-        assert "Traceback" not in said.err
-        error, way_on = said.err.splitlines()[-2:]
-        assert error.startswith("Error: "), said.err
-        assert way_on.startswith("  "), said.err
-        return said.err
-
-    return call
+def _models(installed: None) -> None:
+    """The test models are there."""
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +326,10 @@ def test_flags_win_over_a_recipe(synthvlm, line, copy):
         ("steps:\n- generate: {model: cheap, repaet: 3}", ["steps.0.generate.repaet: there is no such field", "did you mean 'repeat'?"]),
         ("steps:\n- score: {}\n- generate: {repeat: 0}", ["steps.1.generate.repeat: Input should be greater than or equal to 1"]),
         ("steps:\n- generate: {}\n  score: {}", ["steps.0: a step is one verb with its settings"]),
-        ("steps:\n- paint: {}", ["steps.0.paint: there is no such field", "there are: generate, score, select, export, report"]),
+        (
+            "steps:\n- paint: {}",
+            ["steps.0.paint: there is no such field", "there are: generate, score, select, export, caption, merge, report"],
+        ),
         ("input: {path: x, colour: y}\nsteps: []", ["input.colour: there is no such field"]),
         ("steps: [", ["is not YAML"]),
         ("- 1", ["recipe.yaml: recipe: Input should be a valid dictionary"]),

@@ -139,4 +139,5 @@ def test_interfaces_are_as_documented():
 
     assert list(ImageRequest.__dataclass_fields__) == ["id", "candidate", "caption", "seed"]
     assert list(ScoreRequest.__dataclass_fields__) == ["id", "candidate", "caption", "image"]
-    assert list(CaptionRequest.__dataclass_fields__) == ["id", "prompt", "images", "max_new_tokens", "json_schema"]
+    fields = ["id", "prompt", "images", "image_ids", "max_new_tokens", "repetition_penalty", "json_schema"]
+    assert list(CaptionRequest.__dataclass_fields__) == fields
