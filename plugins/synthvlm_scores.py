@@ -1,10 +1,10 @@
-"""The built-in scorers: ``clip``, ``clipscore-hessel`` and ``ssim``. What they do stands in :mod:`synthvlm.scorers`."""
+"""The built-in scorers of pairs: ``clip``, ``clipscore-hessel``, ``ssim`` and ``vqascore``. What they do stands in :mod:`synthvlm.scorers`."""
 
 from __future__ import annotations
 
 import synthvlm
 from synthvlm.hookspecs import Register
-from synthvlm.scorers import ClipScore, ClipScoreHessel, SSIMScore
+from synthvlm.scorers import ClipScore, ClipScoreHessel, SSIMScore, VQAScore
 
 
 @synthvlm.hookimpl
@@ -13,3 +13,4 @@ def register_scorers(register: Register) -> None:
     register("clip", ClipScore)
     register("clipscore-hessel", ClipScoreHessel)
     register("ssim", SSIMScore)
+    register("vqascore", VQAScore)

@@ -82,6 +82,8 @@ class ScoreRequest:
     candidate: int
     caption: str | None
     image: Image | None
+    prepared: Any = None
+    """What the scorer's own ``prepare`` made of the pair ahead of time; None if it was not asked, or has none."""
 
 
 @dataclass(frozen=True, slots=True)

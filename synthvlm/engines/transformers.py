@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import bisect
 import logging
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 from synthvlm.engines.captioning import CaptionerOptions
 from synthvlm.engines.decoding import json_value, processors, stopping
@@ -23,6 +23,7 @@ from synthvlm.errors import OptionError
 from synthvlm.sample import Caption, CaptionRequest, Failed
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 _STEP = 32
 """Prompts are padded to a multiple of this many tokens."""
 
@@ -64,7 +65,36 @@ class TransformersCaptioner:
 
     def caption(self, batch: Sequence[CaptionRequest]) -> list[Caption | Failed]:
         """Return a caption per request, in order. Requests of different buckets, and incomplete batches, are padded by repetition."""
-        results: dict[int, Caption | Failed] = {}
+        return self._batched(batch, self._generate)
+
+    def probability(self, batch: Sequence[CaptionRequest], answer: str) -> list[float | Failed]:
+        """Return, per request, the probability in [0, 1] that its answer begins with the token of ``answer``, such as "Yes".
+
+        One token is read, at temperature 1; of the ways to write it, with and without a space before it, the sum counts.
+        """
+        ids = self._first_tokens(answer)
+
+        def first(requests: Sequence[CaptionRequest], rows: Sequence[Row], length: int) -> list[float]:
+            made = self._run(self._inputs(rows, length), requests, rows, 1, output_logits=True, return_dict_in_generate=True)
+            return made.logits[0].float().softmax(-1)[:, ids].sum(-1).tolist()
+
+        return self._batched(batch, first)
+
+    def _first_tokens(self, answer: str) -> list[int]:
+        """Return the tokens that ``answer`` may begin with. Raises OptionError if the vocabulary has no one token for it."""
+        unknown = self._tokenizer.unk_token_id
+        written = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in (answer, f" {answer}")]
+        # Sentence-piece tokenizers write the space that begins a word into its token, or as a token of its own.
+        found = {ids[-1] for ids in written if ids and ids[-1] != unknown and self._tokenizer.decode([ids[-1]]).strip() == answer}
+        if not found:
+            raise OptionError(f"the model has no token for the answer {answer!r}", "ask for an answer that is one short word")
+        return sorted(found)
+
+    def _batched(
+        self, batch: Sequence[CaptionRequest], work: Callable[[list[CaptionRequest], list[Row], int], list[T]]
+    ) -> list[T | Failed]:
+        """Do ``work`` on whole batches of one bucket each; return a result per request, in order."""
+        results: dict[int, T | Failed] = {}
         groups: dict[Any, list[tuple[int, CaptionRequest, Row]]] = {}
         for place, request in enumerate(batch):
             row = self._encode(request)
@@ -77,8 +107,8 @@ class TransformersCaptioner:
             for start in range(0, len(members), size):
                 here = members[start : start + size]
                 padded = [*here, *here[-1:] * (size - len(here))]
-                made = self._generate([request for _, request, _ in padded], [row for _, _, row in padded], length)
-                results.update(zip((place for place, _, _ in here), made, strict=False))  # the padding's captions are dropped
+                made = work([request for _, request, _ in padded], [row for _, _, row in padded], length)
+                results.update(zip((place for place, _, _ in here), made, strict=False))  # the padding's results are dropped
         return [results[place] for place in range(len(batch))]
 
     def close(self) -> None:
@@ -103,31 +133,39 @@ class TransformersCaptioner:
         return length, request.max_new_tokens, request.repetition_penalty, request.json_schema is not None, shapes
 
     def _generate(self, requests: Sequence[CaptionRequest], rows: Sequence[Row], length: int) -> list[Caption]:
-        """Run one whole batch of one bucket."""
+        """Have one whole batch of one bucket answered."""
+        import torch
+
+        arguments: dict[str, Any] = {}
+        as_json = requests[0].json_schema is not None
+        if as_json or self.options.stop:
+            arguments["stopping_criteria"] = stopping(self._tokenizer, length, lambda text: self._ended(text, as_json))
+        inputs = self._inputs(rows, length)
+        made = self._run(inputs, requests, rows, requests[0].max_new_tokens, **arguments)
+        if torch.equal(made[:, :length], inputs["input_ids"]):  # models that go on from embeddings give the answer alone
+            made = made[:, length:]
+        return [self._caption(ids, row, as_json) for ids, row in zip(made.tolist(), rows, strict=True)]
+
+    def _inputs(self, rows: Sequence[Row], length: int) -> dict[str, Any]:
+        return {name: tensor.to(self.model.device) for name, tensor in pad_left(rows, length, self._pad).items()}
+
+    def _run(self, inputs: dict[str, Any], requests: Sequence[CaptionRequest], rows: Sequence[Row], limit: int, **arguments: Any) -> Any:
+        """Return what ``generate`` gives for one whole batch, every decoding parameter explicit; at most ``limit`` tokens."""
         import torch
         from transformers import GenerationConfig
 
-        device, limit = self.model.device, requests[0].max_new_tokens
-        inputs = {name: tensor.to(device) for name, tensor in pad_left(rows, length, self._pad).items()}
-        options = self.options
-        arguments: dict[str, Any] = {}
-        as_json = requests[0].json_schema is not None
-        if as_json or options.stop:
-            arguments["stopping_criteria"] = stopping(self._tokenizer, length, lambda text: self._ended(text, as_json))
+        device, options = self.model.device, self.options
         config = GenerationConfig(
             max_new_tokens=limit, do_sample=False, num_beams=1, eos_token_id=self._ends, pad_token_id=self._pad, use_cache=True
         )
         with torch.inference_mode():
-            made = self.model.generate(
+            return self.model.generate(
                 **inputs,
                 **self._vision.inputs(rows),
                 generation_config=config,
                 logits_processor=processors(requests, options.temperature, options.top_p, options.seed, inputs["attention_mask"], device),
                 **arguments,
             )
-        if torch.equal(made[:, :length], inputs["input_ids"]):  # models that go on from embeddings give the answer alone
-            made = made[:, length:]
-        return [self._caption(ids, row, as_json) for ids, row in zip(made.tolist(), rows, strict=True)]
 
     def _ended(self, text: str, as_json: bool) -> bool:
         return any(stop in text for stop in self.options.stop) or (as_json and json_value(text) is not None)

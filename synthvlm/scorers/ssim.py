@@ -3,13 +3,14 @@
 The definition is ``skimage.metrics.structural_similarity(a, b, channel_axis=2, data_range=255)``: the mean over windows and
 channels of Wang et al., "Image quality assessment: from error visibility to structural similarity" (2004), equation 13, with a
 7×7 uniform window and the sample covariance. :func:`structural_similarity` computes the same from exact integer window sums
-with NumPy alone; tests hold it within 1e-6 of scikit-image, and ``bench/ssim.py`` compares the speed.
+with NumPy alone; tests hold it within 1e-6 of scikit-image, and ``bench/ssim.py`` compares the speed. On a GPU the same is done there
+(:mod:`synthvlm.scorers.ssim_torch`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -42,6 +43,7 @@ class SSIMScore:
     column: str = option("ssim", help="name of the column; the flag is NAME_small", min_length=1)
     batch_size: int = runtime(32, help="images handed over at a time; they are scored one by one", ge=1)
     threads: int = runtime(0, help="threads, an image each; 0: the worker's own number", ge=0)
+    backend: Literal["auto", "numpy", "torch"] = runtime("auto", help="what computes it: torch on a GPU, NumPy on the CPU; same numbers")
 
     output_revision: ClassVar[int] = 1
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -50,15 +52,17 @@ class SSIMScore:
     }
 
     def load(self, devices: Sequence[str]) -> SSIMScorer:
-        """Return the scorer. It runs on the CPU, whatever ``devices`` are."""
-        return SSIMScorer(self)
+        """Return the scorer: on the first of ``devices`` if that is a GPU, else on the CPU's threads."""
+        return SSIMScorer(self, devices[0] if devices else "cpu")
 
 
 class SSIMScorer:
     """Images → SSIMScore, and whether the image was too small to be scaled down."""
 
-    def __init__(self, options: SSIMScore) -> None:
+    def __init__(self, options: SSIMScore, device: str = "cpu") -> None:
         self.options = options
+        on_gpu = device.partition(":")[0] != "cpu"
+        self._torch_device = device if options.backend == "torch" or (options.backend == "auto" and on_gpu) else None
         self.batch_size = options.batch_size
         small = f"{options.column}_small"
         self.columns = (options.column, small)
@@ -73,30 +77,55 @@ class SSIMScorer:
             "channels": "RGB, mean",
             "not_larger_than_side": "1, flagged",
         }
-        flag = {"metric": "the image is not larger than S and scores 1 unseen", "side": options.side}
+        flag = {"metric": "the image is not larger than S and scores 1 unseen", "type": "flag", "of": options.column, "side": options.side}
         self.cards: Mapping[str, Mapping[str, Any]] = {options.column: card, small: flag}
         threads = threads_to_use(options.threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ssim") if threads > 1 else None
 
+    def prepare(self, request: ScoreRequest) -> Mapping[str, float | bool] | Failed | None:
+        """Return the whole result, or None where a GPU is to compute it."""
+        return None if self._torch_device else self._score(request.image)
+
     def score(self, batch: Sequence[ScoreRequest]) -> Iterator[Mapping[str, float | bool] | Failed]:
         """Yield the score in [-1, 1] and the flag per request; ``Failed`` where there is no image or it is under 7 pixels."""
         # Distinct objects only: the worker pads a batch by repeating its last request.
-        images = {id(request.image): request.image for request in batch}
-        results = self._pool.map(self._score, images.values()) if self._pool else map(self._score, images.values())
-        scored = dict(zip(images, results, strict=True))
+        scored = {id(r.image): r.prepared for r in batch if r.prepared is not None}
+        images = {id(r.image): r.image for r in batch if r.prepared is None}
+        if self._torch_device:
+            results: Iterable[Any] = self._score_there(list(images.values()))
+        else:
+            results = self._pool.map(self._score, images.values()) if self._pool else map(self._score, images.values())
+        scored |= zip(images, results, strict=True)
         for request in batch:
             yield scored[id(request.image)]
 
-    def _score(self, image: Image | None) -> Mapping[str, float | bool] | Failed:
-        import numpy as np
+    def _score_there(self, images: Sequence[Image | None]) -> list[Mapping[str, float | bool] | Failed]:
+        """Score on the torch device."""
+        from synthvlm.scorers import ssim_torch
 
+        assert self._torch_device is not None
+        results: list[Any] = [self._at_once(image) for image in images]
+        rest = [(n, image.convert("RGB")) for n, image in enumerate(images) if image is not None and results[n] is None]
+        values = ssim_torch.scores([image for _, image in rest], self.options.side, self.options.interpolation, self._torch_device)
+        for (n, _), value in zip(rest, values, strict=True):
+            results[n] = dict(zip(self.columns, (value, False), strict=True))
+        return results
+
+    def _at_once(self, image: Image | None) -> Mapping[str, float | bool] | Failed | None:
+        """Return the result where nothing needs to be computed, else None."""
         if image is None:
             return Failed("there is no image to score", "NoImage")
         if min(image.size) < WINDOW:
             reason = f"the image is {image.width}x{image.height}: under {WINDOW} pixels on a side, SSIM is not defined"
             return Failed(reason, "ImageTooSmall")
-        if min(image.size) <= self.options.side:
-            return dict(zip(self.columns, (1.0, True), strict=True))
+        return dict(zip(self.columns, (1.0, True), strict=True)) if min(image.size) <= self.options.side else None
+
+    def _score(self, image: Image | None) -> Mapping[str, float | bool] | Failed:
+        import numpy as np
+
+        known = self._at_once(image)
+        if image is None or known is not None:
+            return known or Failed("there is no image to score", "NoImage")
         image = image.convert("RGB")
         restored = scale_down_and_back(image, self.options.side, self.options.interpolation)
         value = structural_similarity(np.asarray(image), np.asarray(restored))

@@ -18,10 +18,11 @@ from synthvlm.errors import CheckpointError, OptionError
 from synthvlm.options import as_dict, build
 from synthvlm.plugins import Registry
 from synthvlm.sample import Failed, ScoreRequest
-from synthvlm.scorers import ClipScore, ClipScoreHessel, clip
+from synthvlm.scorers import ClipScore, ClipScoreHessel, clip, clip_model
 from tests.tiny_clip import CONTEXT, make_tiny_clip
 
 CAPTIONS = ["red", "a blue cat", "dog 7", "x", "green hill", "two birds", "snow", "a long, long caption that is cut", "end"]
+VECTORS = ("clip_image", "clip_text", "clipscore_hessel_image", "clipscore_hessel_text")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,10 @@ def requests(captions: list[str] = CAPTIONS) -> list[ScoreRequest]:
 
 
 def scores(scorer: clip.ClipScorer, batch: list[ScoreRequest]) -> list[dict[str, Any]]:
+    """Return the rows, their vectors as bytes, which can be compared."""
     results = list(scorer.score(batch))
     assert not any(isinstance(r, Failed) for r in results)
-    return [dict(r) for r in results if not isinstance(r, Failed)]
+    return [{c: v.tobytes() if c in VECTORS else v for c, v in r.items()} for r in results if not isinstance(r, Failed)]
 
 
 def by_open_clip(directory: Path, batch: list[ScoreRequest], prefix: str) -> list[float]:
@@ -128,7 +130,7 @@ def test_cut_flag_with_open_clips_own_tokenizer() -> None:
     import open_clip
 
     tokenizer = open_clip.SimpleTokenizer()
-    count = clip._token_counter(tokenizer)
+    count = clip_model.token_counter(tokenizer)
     prefix = "A photo depicts "
     assert count(prefix + "cat " * (75 - 3)) == 77 == tokenizer.context_length
     for words, last in ((71, False), (72, False), (73, True)):
@@ -179,7 +181,7 @@ def test_missing_image_or_caption_fails_alone(scorer: clip.ClipScorer) -> None:
     assert isinstance(blank, Failed)
     assert no_caption.error_class == blank.error_class == "NoCaption"
     assert not isinstance(good, Failed)
-    assert set(good) == {"clip", "clip_cut"}
+    assert set(good) == {"clip", "clip_cut", "clip_image", "clip_text"}
 
 
 def test_numbers_that_are_not_finite_fail(directory: Path) -> None:
@@ -206,7 +208,8 @@ def test_card_tells_what_the_numbers_are(scorer: clip.ClipScorer, directory: Pat
     import torch
     from safetensors.torch import load_file
 
-    assert tuple(scorer.columns) == tuple(scorer.cards) == ("clip", "clip_cut")
+    assert tuple(scorer.columns) == ("clip", "clip_cut")
+    assert tuple(scorer.cards) == ("clip", "clip_cut", "clip_image", "clip_text")
     card = json.loads(json.dumps(scorer.cards))["clip"]
     assert (card["metric"], card["prefix"], card["dtype"], card["quick_gelu"]) == ("CLIPScore max(cos,0)", "", "float32", True)
     assert card["text_policy"] == f"cut at {CONTEXT} tokens"
@@ -236,7 +239,7 @@ def test_default_and_presets_are_as_documented() -> None:
     assert (paper.checkpoint, paper.prefix, paper.column) == ("timm/vit_base_patch32_clip_224.openai", "A photo depicts ", "clip")
     assert build(ClipScore, {}, "clip", preset="clip-l336").column == "clip_l336"
     assert build(ClipScore, {"prefix": ""}, "clip").prefix == ""
-    assert set(as_dict(ClipScore(), ["runtime"])) == {"batch_size", "threads"}
+    assert set(as_dict(ClipScore(), ["runtime"])) == {"batch_size", "dtype", "threads"}
 
 
 def test_architecture_names_are_refused_with_the_way_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +279,7 @@ def test_plugin_registers_the_scorers() -> None:
     registry = Registry()
     registry.add_plugin("scores", synthvlm_scores)
     assert registry.broken == []
-    assert registry.names("scorer") == ["clip", "clipscore-hessel", "ssim"]
+    assert registry.names("scorer") == ["clip", "clipscore-hessel", "ssim", "vqascore"]
 
 
 def test_importing_the_scorers_imports_no_model_library() -> None:
