@@ -1,72 +1,72 @@
 """Choose pairs: the best candidate of each caption, then the top K or share of captions by Total (the paper, section 3.2).
 
-Total = Σ weight · score, by default CLIP + 0.5 · SSIM. Ties go to the smaller id, then the smaller candidate number.
+Total = Σ weight · score, by default CLIP + 0.5 · SSIM. Ties go to the smaller id, then the smaller candidate number. Options: a least
+Total, a quota per group, scores by rank, and diversity (:mod:`synthvlm.selecting.diversity`). Scores are gathered once
+(:mod:`synthvlm.selecting.gather`); no image is read.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from synthvlm.errors import OptionError, RunError
+from synthvlm import cards
+from synthvlm.errors import RunError
 from synthvlm.run import RunDirectory, Stage, fetch
+from synthvlm.selecting import diversity
+from synthvlm.selecting.gather import gather, image_stage, images_sql, numbers, opened
+from synthvlm.selecting.rank import ALL, Ranking, best_sql, parse_top, settle, take_sql, term_sql
+from synthvlm.sql import identifier
+
+__all__ = ["TOP", "WEIGHTS", "default_weights", "parse_top", "ranked", "scored_sql", "select"]
 
 WEIGHTS: Mapping[str, float] = {"clip": 1.0, "ssim": 0.5}
 """λ = 0.5 (the paper, section 3.2)."""
 TOP = "10%"
 """100K of 1M pairs (the paper, section 3.2)."""
+DIGITS = 12
+"""Decimals of the figures that are sums over pairs."""
+_IMAGE_COLUMNS = ("seed", "width", "height", "sha256", "bytes", "cut_tokens", "note", "batch_size")
 
 
 def default_weights(columns: Sequence[str]) -> Mapping[str, float]:
-    """Return the method's weights, of the terms that there are: a run scored by SSIM alone is ranked by it."""
-    return {c: w for c, w in WEIGHTS.items() if c in columns} or WEIGHTS
+    """Return the method's weights, of the terms that there are: a run scored by SSIM alone is ranked by it.
+
+    Where captions were scored by sentence, their mean takes CLIP's place.
+    """
+    by_sentence = {"clip_mean": WEIGHTS["clip"]} if "clip_mean" in columns and "clip" not in columns else {}
+    return by_sentence | {c: w for c, w in WEIGHTS.items() if c in columns} or WEIGHTS
 
 
-def parse_top(top: str | float | int, captions: int) -> int:
-    """Return how many of ``captions`` to keep: ``"10%"`` and ``0.1`` are shares, ``100`` and ``"100"`` counts, ``"all"`` is all."""
-    text = str(top).strip()
-    try:
-        if text == "all":
-            return captions
-        if text.endswith("%"):
-            share = float(text[:-1]) / 100
-        elif "." in text or "e" in text.lower():
-            share = float(text)
-        else:
-            count = int(text)
-            if count < 1:
-                raise ValueError
-            return min(count, captions)
-        if not 0 < share <= 1:
-            raise ValueError
-    except ValueError:
-        raise OptionError(f"--top {top} is not a share or a count", "write 10%, 0.1, 1000 or all") from None
-    return min(captions, max(1, int(share * captions + 0.5)))
+def ranked(
+    scores: Sequence[Stage],
+    weights: Mapping[str, float] | None = None,
+    top: str | float | int | None = None,
+    threshold: float | None = None,
+    group_by: str | None = None,
+    normalise: str = "none",
+) -> Ranking:
+    """Return the ranking with what is not given filled in. Raises OptionError or RunError for what cannot be."""
+    columns = numbers(scores)
+    top = top if top is not None else TOP if threshold is None else ALL
+    ranking = Ranking(dict(weights or default_weights(columns)), top, threshold, group_by, normalise)
+    ranking.check(columns)
+    return ranking
 
 
-def scored_sql(run: RunDirectory, scores: list[Stage]) -> str:
+def scored_sql(run: RunDirectory, scores: Sequence[Stage]) -> str:
     """Return SQL that joins an image table with its score tables: image columns, caption, and every score column."""
-    images = {s.reads["image"] for s in scores}
-    if len(images) != 1:
-        raise RunError(
-            f"the score stages read different images: {', '.join(sorted(images))}", "name stages of one image stage with --scores"
-        )
-    seen: dict[str, str] = {}
-    for s in scores:
-        for c in s.columns:
-            if c in seen:
-                raise RunError(f"column {c!r} is in two score stages, {seen[c]} and {s.name}", "name one of them with --scores")
-            seen[c] = s.name
+    images = image_stage(run, scores)
     sql = 'SELECT g.key, g.row, g.id, g.candidate, g.caption, g.seed, g.width, g.height, g.sha256, g.bytes, g.stored, g.cut_tokens, g.note, g.tar, g."offset"'
     for n, s in enumerate(scores):
-        sql += "".join(f', s{n}."{c}"' for c in s.columns)
-    sql += f" FROM {run.table_sql(run.stage(next(iter(images))))} g"
+        sql += "".join(f", s{n}.{identifier(c)}" for c in s.columns)
+    sql += f" FROM {run.table_sql(images)} g"
     for n, s in enumerate(scores):
-        sql += f" JOIN (SELECT * FROM {run.table_sql(s)} WHERE error IS NULL) s{n} USING (id, candidate)"
+        same = "(id)" if s.reads_text else "(id, candidate)"
+        sql += f" JOIN (SELECT * FROM {run.table_sql(s)} WHERE error IS NULL) s{n} USING {same}"
     return f"({sql} WHERE g.error IS NULL)"
 
 
@@ -75,95 +75,130 @@ def select(
     scores: list[Stage],
     *,
     weights: Mapping[str, float] | None = None,
-    top: str | float | int = TOP,
+    top: str | float | int | None = None,
+    threshold: float | None = None,
+    group_by: str | None = None,
+    normalise: str = "none",
+    max_similarity: float | None = None,
+    clusters: int | None = None,
     name: str = "default",
 ) -> dict[str, Any]:
     """Write ``selections/<name>.parquet`` (the kept rows with every score) and ``.json`` (how they were chosen); return the latter.
 
-    Raises RunError if nothing is scored yet or a weight names no column.
+    ``top``: a share or number of captions (10%, or with ``threshold``, the least Total, all), of each group if ``group_by`` names a field. Of two images
+    alike by ``max_similarity`` (cosine) or more only the better is kept; ``clusters`` of images that are alike take turns. Raises
+    RunError if nothing is scored yet or a weight names no column.
     """
-    columns = [c for s in scores for c in s.columns]
-    weights = dict(weights or default_weights(columns))
-    unfit = [c for c, w in weights.items() if not math.isfinite(w)]
-    if unfit:
-        raise OptionError(f"the weight of {unfit[0]!r} is {weights[unfit[0]]}", "give a number")
-    unknown = [c for c in weights if c not in columns]
-    if unknown:
-        raise RunError(
-            f"no score stage has the column {unknown[0]!r}",
-            f"there are: {', '.join(columns) or 'none'}; weigh them with --weight NAME=VALUE",
-        )
-    total = " + ".join(f'{_number(w)} * "{c}"' for c, w in weights.items())
-    with run.store.lock(f"selecting {name}", wait=60), run.connect() as db:
-        # A score that is no number would be the largest of all in SQL: it must not win.
-        db.execute(
-            f"CREATE TABLE scored AS SELECT * FROM (SELECT *, {total} AS total FROM {scored_sql(run, scores)}) WHERE isfinite(total)"
-        )
-        pairs, captions = db.execute("SELECT count(*), count(DISTINCT id) FROM scored").fetchall()[0]
+    columns = numbers(scores)
+    warnings = cards.check(run, scores)
+    ranking = ranked(scores, weights, top, threshold, group_by, normalise)
+    diverse = diversity.Diversity(max_similarity, clusters)
+    vectors = diverse.check(scores)
+    with run.store.lock(f"selecting {name}", wait=60), opened(run) as (db, scratch):
+        gather(run, db, scores)
+        settle(run, db, ranking)
+        pairs = db.execute("SELECT count(*) FROM scored").fetchall()[0][0]
         if pairs == 0:
             raise RunError(f"{run.root} has no scored pairs yet", "run: synthvlm score RUN")
-        dropped = db.execute(f"SELECT count(*) FROM ({_best('total', 'scored')}) WHERE NOT stored").fetchall()[0][0]
-        keep = parse_top(top, captions)
-        db.execute(f"CREATE TABLE best AS {_best('total', '(SELECT * FROM scored WHERE stored)')}")
-        if not db.execute("SELECT count(*) FROM best").fetchall()[0][0]:
+        if not db.execute("SELECT count(*) FROM standing").fetchall()[0][0]:
+            highest = db.execute("SELECT max(total) FROM scored WHERE stored").fetchall()[0][0]
+            if highest is not None:
+                raise RunError(f"no pair reaches a total of {threshold:g}: the best has {highest:.4g}", "set a lower --threshold")
             raise RunError(
                 f"{run.root} has scores, but no pixels of the images that they belong to",
-                "make them again: synthvlm generate RUN --model MODEL",
+                "make them again: synthvlm regenerate RUN ID …, or all: synthvlm generate RUN --model MODEL",
             )
-        db.execute(f"CREATE TABLE selected AS SELECT * FROM best ORDER BY total DESC, id, candidate LIMIT {keep}")
+        told = diverse.apply(run, db, vectors, scratch) if vectors else None
+        db.execute(f"CREATE TABLE selected AS SELECT * FROM ({take_sql(db, 'standing', turns='cluster' if clusters else None)})")
         summary = {
             "name": name,
             "scores": [s.name for s in scores],
-            "images": scores[0].reads["image"],
-            "weights": weights,
-            "top": str(top),
+            "images": image_stage(run, scores).name,
+            "weights": dict(ranking.weights),
+            "top": str(ranking.top),
+            "asked": {
+                "threshold": threshold,
+                "group_by": group_by,
+                "normalise": normalise,
+                "max_similarity": max_similarity,
+                "clusters": clusters,
+            },
             "pairs": pairs,
-            "captions": captions,
+            "captions": db.execute("SELECT sum(captions)::BIGINT FROM quotas").fetchall()[0][0],
             "selected": db.execute("SELECT count(*) FROM selected").fetchall()[0][0],
-            "winners_not_stored": dropped,
+            "winners_not_stored": _not_stored(db, ranking),
             "threshold": db.execute("SELECT min(total) FROM selected").fetchall()[0][0],
             "cards": {c: s.cards.get(c, {}) for s in scores for c in s.columns},
             "sets": {
-                n: _means(db, table, columns)
+                n: means(db, table, columns)
                 for n, table in (("all candidates", "scored"), ("best of each caption", "best"), ("selected", "selected"))
             },
-            "terms": {c: _term(db, c, w, keep) for c, w in weights.items()},
+            "terms": {c: _term(db, c, ranking) for c in ranking.weights},
         }
-        with run.store.writer(f"selections/{name}.parquet") as out:
-            rows = db.sql('SELECT * EXCLUDE (tar, "offset", stored) FROM selected ORDER BY total DESC, id, candidate').to_arrow_reader(
-                10_000
-            )
-            with pq.ParquetWriter(out, rows.schema, compression="zstd") as writer:
-                for batch in rows:
-                    writer.write_batch(batch)
+        summary |= {"warnings": warnings} if warnings else {}
+        summary |= {"groups": _groups(db)} if group_by else {}
+        summary |= {"diversity": told} if told else {}
+        _write(run, db, scores, columns, name, grouped=group_by is not None)
         run.store.put(f"selections/{name}.json", (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
     return summary
 
 
-def _number(value: float) -> str:
-    """Return SQL for exactly this double; a bare literal would be a DECIMAL, and rounded on its way."""
-    return f"'{float(value)!r}'::DOUBLE"
-
-
-def _best(score: str, source: str) -> str:
-    return f"SELECT * FROM {source} QUALIFY row_number() OVER (PARTITION BY id ORDER BY {score} DESC, candidate) = 1"
-
-
-def _means(db: Any, table: str, columns: list[str]) -> dict[str, Any]:
+def means(db: Any, table: str, columns: Sequence[str]) -> dict[str, Any]:
     """Return rows, means and standard deviations of a set of pairs."""
-    parts = ", ".join(f'avg("{c}") AS "{c}", coalesce(stddev_samp("{c}"), 0) AS "{c} sd"' for c in [*columns, "total"])
+    named = [(identifier(c), identifier(f"{c} sd")) for c in (*columns, "total")]
+    # Rounded where the order of summation, which threads decide, would show.
+    parts = ", ".join(f"round(avg({c}), {DIGITS}) AS {c}, coalesce(round(stddev_samp({c}), {DIGITS}), 0) AS {sd}" for c, sd in named)
     return fetch(db, f"SELECT count(*) AS samples, {parts} FROM {table}")[0]
 
 
-def _term(db: Any, column: str, weight: float, keep: int) -> dict[str, float]:
+def _not_stored(db: Any, ranking: Ranking) -> int:
+    """Count the pairs that would be selected, diversity apart, if their pixels were there."""
+    if db.execute("SELECT bool_and(stored) FROM best").fetchall()[0][0]:
+        return 0
+    wanted = take_sql(db, f"(SELECT * FROM best WHERE {ranking.reaches})")
+    return db.execute(f"SELECT count(*) FROM ({wanted}) WHERE NOT stored").fetchall()[0][0]
+
+
+def _term(db: Any, column: str, ranking: Ranking) -> dict[str, float]:
     """Say how much a term decides: its share of the variance of Total, and what it would choose alone.
 
     The share is cov(weight · score, Total) / var(Total) over all candidates; the shares of all terms add up to 1.
     """
-    share = db.execute(f'SELECT covar_samp({_number(weight)} * "{column}", total) / nullif(var_samp(total), 0) FROM scored').fetchall()[0][
-        0
-    ]
-    alone = f"""SELECT * FROM ({_best(f'"{column}"', "(SELECT * FROM scored WHERE stored)")}) ORDER BY "{column}" DESC, id, candidate LIMIT {keep}"""
-    same, mean = db.execute(f"SELECT count(s.id), avg(a.total) FROM ({alone}) a LEFT JOIN selected s USING (id, candidate)").fetchall()[0]
+    weight, name = ranking.weights[column], identifier(column)
+    share = f"covar_samp({term_sql(column, weight, ranking.normalise)}, total) / nullif(var_samp(total), 0)"
+    share = db.execute(f"SELECT {share} FROM scored").fetchall()[0][0]
+    alone = take_sql(db, f"({best_sql(name, 'scored')})", name)
+    same, mean = db.execute(f"SELECT count(s.row), avg(a.total) FROM ({alone}) a LEFT JOIN selected s USING (row, candidate)").fetchall()[0]
     chosen = db.execute("SELECT count(*) FROM selected").fetchall()[0][0]
-    return {"weight": weight, "share": share if share is not None else 0.0, "alone_overlap": same / chosen, "alone_mean_total": mean}
+    return {
+        "weight": weight,
+        "share": round(share, DIGITS) if share is not None else 0.0,
+        "alone_overlap": same / chosen if chosen else 0.0,
+        "alone_mean_total": round(mean, DIGITS),
+    }
+
+
+def _groups(db: Any) -> list[dict[str, Any]]:
+    """Return, for each group, how many captions it has and how many of them are selected."""
+    chosen = "SELECT grp, count(*) AS n, round(avg(total), 12) AS total FROM selected GROUP BY grp"
+    return fetch(
+        db,
+        f"""SELECT q.grp AS "group", q.captions, coalesce(n, 0) AS selected, total FROM quotas q
+            LEFT JOIN ({chosen}) s ON s.grp IS NOT DISTINCT FROM q.grp ORDER BY q.captions DESC, q.grp""",
+    )
+
+
+def _write(run: RunDirectory, db: Any, scores: list[Stage], columns: list[str], name: str, grouped: bool) -> None:
+    """Write the selected pairs with all that is known of them, best first. Where their pixels lie is left out: it changes."""
+    images = image_stage(run, scores)
+    found = images_sql(run, images, None, ["p.key", "p.row", "p.candidate", "s.caption", *(f"p.{c}" for c in _IMAGE_COLUMNS)])
+    once = "QUALIFY row_number() OVER (PARTITION BY p.key ORDER BY p.stored DESC, p.tries DESC) = 1"
+    chosen = f"({found} AND p.stored AND (p.row, p.candidate) IN (SELECT row, candidate FROM selected) {once})"
+    values = [*(f"s.{identifier(c)}" for c in columns), *(['s.grp AS "group"'] if grouped else []), "s.total"]
+    sql = f"""SELECT i.key, i.row, s.id, i.candidate, i.caption, {", ".join(f"i.{c}" for c in _IMAGE_COLUMNS)}, {", ".join(values)}
+        FROM {chosen} i JOIN selected s USING (row, candidate) ORDER BY s.total DESC, s.id, i.candidate"""
+    with run.store.writer(f"selections/{name}.parquet") as out:
+        rows = db.sql(sql).to_arrow_reader(10_000)
+        with pq.ParquetWriter(out, rows.schema, compression="zstd") as writer:
+            for batch in rows:
+                writer.write_batch(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -14,12 +15,31 @@ from synthvlm.cli import common
 @common.select_options
 @click.option("--scores", multiple=True, metavar="STAGE", help="Which score stages; repeatable. [all of the run's]")
 @click.option("--as", "name", default="default", show_default=True, help="Name of the selection.")
-def command(run_dir: str, scores: tuple[str, ...], name: str, **flags: Any) -> None:
-    """Choose the pairs to keep: the best candidate of each caption, then the top share or number of captions by total."""
+@click.option("--sweep", metavar="weight.SCORE=FROM:TO:STEP", help="Only show how the selected set changes with a weight.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything that is known of the selection, or of the sweep, as JSON.")
+def command(run_dir: str, scores: tuple[str, ...], name: str, sweep: str | None, as_json: bool, **flags: Any) -> None:
+    """Choose the pairs to keep: the best candidate of each caption, then the top share or number of captions by total.
+
+    No image is read: score once, select as often as you like, under several names (--as).
+    """
     from synthvlm.cli import line
+    from synthvlm.errors import OptionError
     from synthvlm.pipeline import Run
-    from synthvlm.select import TOP
 
     run = Run.open(run_dir)
-    run.select(top=flags["top"] or TOP, weights=common.weights(flags["weights"]), scores=scores, name=name)
-    line.tell_selection(run.results["select"])
+    settings = common.given(weights=common.weights(flags["weights"]), **{f: flags[f] for f in common.SELECTION})
+    if sweep:
+        diverse = [f for f in ("max_similarity", "clusters") if f in settings]
+        if diverse:
+            raise OptionError(
+                f"a sweep compares rankings, without --{diverse[0].replace('_', '-')}", "leave it out, or select without --sweep"
+            )
+        told = run.sweep(sweep, scores=scores, **settings)
+        show = line.tell_sweep
+    else:
+        told = run.select(scores=scores, name=name, **settings).results["select"]
+        show = line.tell_selection
+    if as_json:
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        show(told)
