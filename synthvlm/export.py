@@ -1,115 +1,110 @@
-"""The kept pairs as a data set: LLaVA's JSON, JSON Lines, or a folder that Hugging Face datasets loads.
+"""A run as a data set: the kept pairs, or images with all their captions, in the format that a consumer reads.
 
 ::
 
     OUT/llava.json                     llava: a JSON array; --data_path OUT/llava.json --image_folder OUT
-    OUT/pairs.jsonl                    jsonl: a pair a line, with its scores and the user's own fields (meta)
+    OUT/pairs.jsonl                    jsonl: an image a line, with its scores and the user's own fields (meta)
     OUT/train/metadata.jsonl           imagefolder: load_dataset("imagefolder", data_dir=OUT)
+    OUT/llamafactory.json              llamafactory: ShareGPT messages, and dataset_info.json, which names the file
     OUT/images/00003/<id>-<candidate>.jpg    the image of a sample in samples/00003.parquet (train/00003/… for imagefolder)
-    OUT/llava.sha256                   the images of the export, for sha256sum -c
+    OUT/data/train-00000-of-00100.tar        webdataset: KEY.jpg, KEY.txt, KEY.json
+    OUT/data/train-00000-of-00100.parquet    parquet: load_dataset(OUT), whose column image is decoded
+    OUT/recipe.parquet, recipe.json    recipe: captions, seeds, scores and the generator, without pixels
+    OUT/README.md                      the data card
+    OUT/llava.sha256                   the images or shards of the export, for sha256sum -c
 
-Image bytes are copied as they are. The JSON comes last: if it is there, the export is whole. Equal runs give equal files.
+Image bytes are copied as they are. The data file comes last, or of shards their list: if it is there, the export is whole. It is read
+back before it counts. Equal runs give equal files.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import duckdb
-
-from synthvlm import export_formats, prompts
+from synthvlm import prompts
+from synthvlm.curating.rules import parse
 from synthvlm.errors import OptionError, RunError
-from synthvlm.export_formats import FORMATS, IMAGE_TOKEN, Layout, Row
-from synthvlm.run import SAMPLES_PER_FILE, RunDirectory, quote
+from synthvlm.exporting import card, folder, plan, recipe, shards
+from synthvlm.exporting.formats import CONVERSATIONS, FOLDERS, FORMATS, Wording, neutralised_sql
+from synthvlm.exporting.plan import Work
+from synthvlm.run import RunDirectory, Stage
+from synthvlm.sql import quote
 from synthvlm.storage import Store
 
-_BATCH = 256
-_THREADS = 8
-_OURS = "[0-9a-f]{64}  (images|train)/[0-9]{5,}/[A-Za-z0-9][A-Za-z0-9._-]*"
-"""What a line of a ``.sha256`` has to be before the file that it names is touched."""
-
-
-@dataclass
-class _Export:
-    """One export under way."""
-
-    run: RunDirectory
-    store: Store
-    format: str
-    selection: str
-    columns: list[str]
-    wordings: list[str]
-    db: duckdb.DuckDBPyConnection
-
-    @property
-    def layout(self) -> Layout:
-        return FORMATS[self.format]
-
-    def batches(self) -> Iterator[list[Row]]:
-        """Yield the pairs in order, some at a time."""
-        return _batches(self.db.cursor(), "SELECT * FROM plan ORDER BY row, candidate")
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the pairs in order."""
-        return chain.from_iterable(self.batches())
-
-    def record(self, row: Row) -> Row:
-        """Return what the data file says of a pair."""
-        return export_formats.record(self.format, row, self.columns, self.wordings)
+__all__ = ["FORMATS", "export", "selected"]
+_MEMORY = "1500MB"
+"""DuckDB's share: what does not fit is put aside on the disk."""
+SHARD = 1000
+"""Images in a shard: some hundred megabytes of 1024 × 1024 JPEGs."""
 
 
 def export(
     run: RunDirectory,
     format: str = "llava",
     *,
-    selection: str = "default",
+    selection: str | None = None,
+    captions: bool | Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     instructions: str = "llava",
+    keep_original: bool = True,
+    limits: Mapping[str, Any] | None = None,
+    shard: int = SHARD,
+    licence: str | None = None,
+    title: str | None = None,
 ) -> dict[str, Any]:
-    """Write the pairs of ``selection`` as a data set in ``out`` (default: ``RUN/exports/FORMAT``) and check what was written.
+    """Write a run as a data set in ``out`` (default: ``RUN/exports/FORMAT``, or any fsspec URL) and check what was written.
 
-    ``format`` is one of FORMATS. ``instructions`` names the wordings of LLaVA's human turns (a shipped list, or a YAML file's
-    path). Images that are there already are kept; those of an earlier export of this format that are no longer selected go.
-    Returns what was done. Raises RunError if there is no such selection, or an image is not in the run as it was selected.
+    The pairs of ``selection`` (``default``) are exported, or with ``captions`` the images that the run captioned, each with all its
+    captions: of every caption stage, or of those named; the original one first, with ``keep_original``. A run without a selection
+    that captions images exports its captions unasked.
+
+    ``format`` is one of FORMATS. ``instructions`` names the wordings of human turns (a shipped list, or a YAML file's path); the
+    caption of a perspective answers the perspective's own prompt. ``limits`` (column → ``MIN..MAX``, or ``off``) keep images out by
+    their scores; a safety scorer's column brings its own. ``shard`` is the number of images in a shard. ``licence`` and ``title``
+    are for the card.
+
+    What is there already is kept; images and shards of an earlier export of this format that do not belong to this one go.
+    Returns what was done. Raises OptionError, or RunError if there is nothing of the kind, or an image is not as it was selected.
     """
     if format not in FORMATS:
         raise OptionError(f"there is no export format {format!r}", f"there are: {', '.join(FORMATS)}")
-    wordings = prompts.instructions(instructions) if format == "llava" else []
-    summary = selected(run, selection)
-    own = out is None
-    where = f"{run.root}/exports/{format}" + ("" if selection == "default" else f"-{selection}") if out is None else os.fspath(out)
+    if shard < 1:
+        raise OptionError(f"{shard} images a shard are none", "give a number from 1")
+    if captions and selection:
+        raise OptionError("an export is of a selection, or of captions", "leave one of them out")
+    wordings = prompts.instructions(instructions) if format in CONVERSATIONS else []
+    stages = _caption_stages(run, captions, selection)
+    if stages and format == "recipe":
+        raise OptionError("a recipe is of images that the run made, not of captions", "choose another --format, or a --selection")
+    chosen = None if stages else selected(run, selection or "default")
+    where = _where(run, format, out, None if chosen is None else chosen["name"])
     store = Store(where)
     with tempfile.TemporaryDirectory(prefix="synthvlm-") as scratch, run.connect() as db:
-        db.execute(f"SET temp_directory = {quote(scratch)}")
-        work = _Export(run, store, format, selection, [*summary["cards"], "total"], wordings, db)
-        store.sweep("" if own else work.layout.images)
-        _plan(work, summary["images"])
-        removed = _retire(work)
-        with store.writer(f"{format}.sha256") as file:
-            for rows in work.batches():
-                file.write("".join(f"{r['sha256']}  {r['path']}\n" for r in rows).encode())
-        written = _copy(work)
-        with store.writer(work.layout.file) as file:
-            export_formats.write(file, work.layout, map(work.record, work.rows()))
-        _check(work)
-        neutralised = f"count(*) FILTER (contains(caption, '{IMAGE_TOKEN}'))" if format == "llava" else "0"
-        records, size, changed = db.execute(f"SELECT count(*), sum(bytes), {neutralised} FROM plan").fetchall()[0]
-    done = {
-        "format": format,
-        "selection": selection,
-        "out": where,
-        "file": f"{where}/{work.layout.file}",
-        "records": records,
-        "bytes": int(size),
-    }
-    return done | {"written": written, "kept": records - written, "removed": removed, "neutralised": changed}
+        db.execute(f"SET temp_directory = {quote(scratch)}; SET memory_limit = '{_MEMORY}'")
+        if not store.is_local and (run.store.is_local or type(store.fs) is not type(run.store.fs)):
+            db.register_filesystem(store.fs)
+        columns = [*chosen["cards"], "total"] if chosen else []
+        work = Work(run, store, format, db, Wording(wordings, _prompts(stages)), chosen, stages, columns, shard=shard)
+        work.limits = _limits(work, limits)
+        store.sweep("", deep=False)  # the rest of a user's folder is not ours to look through
+        store.sweep(os.path.dirname(work.layout.file) or work.layout.images or "data")
+        if chosen:
+            plan.pairs(work)
+        else:
+            plan.captions(work, work.source, keep_original)
+        done = (folder if format in FOLDERS else recipe if format == "recipe" else shards).write(work)
+        if format in CONVERSATIONS:
+            (changed,) = db.execute(f"SELECT {neutralised_sql(not chosen)} FROM plan").fetchall()[0]
+        else:
+            changed = 0
+        if not chosen:
+            done |= _caption_counts(work)
+        kept_card = not card.write(work, done, licence, title)
+    said = {"format": format, "selection": chosen["name"] if chosen else None, "out": where, "file": f"{where}/{work.layout.file}"}
+    return said | done | {"images": done["written"] + done["kept"], "neutralised": changed, "limited": work.dropped, "own_card": kept_card}
 
 
 def selected(run: RunDirectory, name: str) -> dict[str, Any]:
@@ -122,143 +117,37 @@ def selected(run: RunDirectory, name: str) -> dict[str, Any]:
     return summary
 
 
-def _plan(work: _Export, images: str) -> None:
-    """Make the table ``plan``: the selected pairs, where their pixels lie now (compaction moves them), and their names.
+def _caption_stages(run: RunDirectory, captions: bool | Sequence[str] | None, selection: str | None) -> list[Stage]:
+    """Return the stages whose captions are exported; none if it is a selection that is."""
+    from synthvlm.merging.stages import caption_stages
 
-    A name is the id where every file system takes it (the pattern leaves out separators, Windows' device names, and what
-    looks like an MD5) and no other id is equal to it but for case; otherwise the id's MD5.
-    """
-    run, db = work.run, work.db
-    chosen = f"read_parquet('{_escape(run.store.url(f'selections/{work.selection}.parquet'))}')"
-    table = run.table_sql(run.stage(images))
-    db.execute(f"""CREATE TABLE located AS SELECT s.*, g.key AS there, g.sha256 AS now, g.stored AND g.tar IS NOT NULL AS stored, g.tar, g."offset", m.meta
-        FROM {chosen} s LEFT JOIN (SELECT key, sha256, stored, tar, "offset" FROM {table} WHERE error IS NULL) g USING (key)
-        LEFT JOIN (SELECT row, meta FROM {run.samples_sql()}) m USING (row)""")
-    counts = "count(*), count(*) FILTER (there IS NULL OR NOT stored), count(*) FILTER (now != sha256)"
-    total, missing, changed = db.execute(f"SELECT {counts} FROM located").fetchall()[0]
-    if missing or changed:
-        which = "there IS NULL OR NOT stored" if missing else "now != sha256"
-        (first,) = db.execute(f"SELECT min(id) FROM located WHERE {which}").fetchall()[0]
-        state = f"are no longer in {run.root}" if missing else "were made anew since"
-        hint = "run the synth command again: it makes what is missing and selects anew"
-        raise RunError(
-            f"{missing or changed} of the {total} images of selection {work.selection!r} {state} (the first: id {first!r})", hint
-        )
-    if not total:
-        raise RunError(
-            f"selection {work.selection!r} of {run.root} is empty",
-            "the winners' pixels were not kept; generate with --store all, or select again",
-        )
-    extension = _extension(_pixels(run, next(_batches(db.cursor(), "SELECT * FROM located ORDER BY row, candidate LIMIT 1"))[0]))
-    plain = "regexp_full_match(id, '[A-Za-z0-9][A-Za-z0-9._-]{0,99}')"
-    special = r"regexp_full_match(lower(id), '[0-9a-f]{32}|(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?')"
-    alone = "min(id) OVER (PARTITION BY lower(id)) = max(id) OVER (PARTITION BY lower(id))"
-    name = f"CASE WHEN {plain} AND NOT {special} AND {alone} THEN id ELSE md5(id) END"
-    # With several candidates of one caption, all ids get their number: a suffix here and there could meet another id.
-    several = "(SELECT count(*) > count(DISTINCT id) FROM located)"
-    db.execute(f"""CREATE TABLE plan AS SELECT *,
-        printf('{work.layout.images}/%05d/%s-%d.{extension}', row // {SAMPLES_PER_FILE}, {name}, candidate) AS path,
-        CASE WHEN {several} THEN id || '-' || candidate ELSE id END AS record_id FROM located""")
-    twice = db.execute("SELECT count(*) - count(DISTINCT lower(path)), count(*) - count(DISTINCT record_id) FROM plan").fetchall()[0]
-    if any(twice):
-        raise RunError(f"selection {work.selection!r} holds a pair twice", "select again")
+    if captions is None:
+        unasked = selection is None and not run.store.exists("selections/default.json")
+        captions = unasked and any(run.stage(n).kind == "caption" for n in run.stage_names())
+    if not captions:
+        return []
+    return caption_stages(run, None if captions is True else list(captions))
 
 
-def _extension(image: bytes) -> str:
-    """Return the ending of the image files: all images of a stage have one format, which is part of its identity."""
-    return "png" if image[:4] == b"\x89PNG" else "webp" if image[:4] == b"RIFF" else "jpg"
+def _prompts(stages: Sequence[Stage]) -> dict[str, str]:
+    """Return, by source, the prompt that a caption answers; one that quotes fields of its sample is no instruction."""
+    return {f"{s.name}/{n}": p["prompt"] for s in stages for n, p in s.perspectives.items() if p.get("prompt") and not p.get("fields")}
 
 
-def _retire(work: _Export) -> int:
-    """Remove the images of an earlier export of this format that this one has not; return how many."""
-    store, db = work.store, work.db
-    if not store.is_local:
-        db.register_filesystem(store.fs)
-    db.execute("CREATE TABLE listed (format VARCHAR, path VARCHAR, sha256 VARCHAR)")
-    for name in FORMATS:
-        if store.exists(f"{name}.sha256"):
-            lines = f"read_csv('{_escape(store.url(f'{name}.sha256'))}', delim = '\\t', header = false, quote = '', columns = {{'l': 'VARCHAR'}}, ignore_errors = true)"
-            db.execute(f"INSERT INTO listed SELECT '{name}', l[67:], l[:64] FROM {lines} WHERE regexp_full_match(l, '{_OURS}')")
-        elif name == work.format and store.exists(work.layout.file):
-            raise RunError(f"{store.path(work.layout.file)} is not from an export of SynthVLM", "choose another --out")
-    other = db.execute(
-        f"SELECT format FROM listed l JOIN plan p USING (path) WHERE format != '{work.format}' AND l.sha256 != p.sha256 LIMIT 1"
-    ).fetchall()
-    if other:
-        raise RunError(f"{store.path('')} holds the export of another run, in the format {other[0][0]}", "choose another --out")
-    old = f"SELECT DISTINCT path FROM listed l WHERE format = '{work.format}' AND path NOT IN (SELECT path FROM listed WHERE format != '{work.format}')"
-    removed = 0
-    for rows in _batches(db.cursor(), f"SELECT path FROM ({old}) ANTI JOIN plan USING (path) ORDER BY path"):
-        if not removed:
-            store.remove(work.layout.file)  # it names images that are about to go
-        for row in rows:
-            store.remove(row["path"])
-        removed += len(rows)
-    return removed
+def _limits(work: Work, given: Mapping[str, Any] | None) -> dict[str, tuple[float | None, float | None]]:
+    """Return the limits on scores: those of safety scorers, and over them those that are given."""
+    merged = plan.own_limits(work.run, work.source) | {c: parse(c, v) for c, v in (given or {}).items()}
+    return {column: limit for column, limit in merged.items() if limit != (None, None)}
 
 
-def _copy(work: _Export) -> int:
-    """Copy what is not there yet; return how many images were written."""
-
-    def one(row: Row) -> bool:
-        if work.store.size(row["path"]) == row["bytes"] and hashlib.sha256(work.store.read(row["path"])).hexdigest() == row["sha256"]:
-            return False
-        work.store.put(row["path"], _pixels(work.run, row))
-        return True
-
-    return sum(_each(work, one))
+def _where(run: RunDirectory, format: str, out: str | os.PathLike[str] | None, selection: str | None) -> str:
+    if out is not None:
+        return os.fspath(out).rstrip("/") or "/"
+    ending = {"default": "", None: "-captions"}.get(selection, f"-{selection}")
+    return f"{run.root}/exports/{format}{ending}"
 
 
-def _pixels(run: RunDirectory, row: Row) -> bytes:
-    """Return an image's bytes, as they stand in the run; raises RunError if they are not what they were."""
-    try:
-        data = run.store.read(row["tar"], row["offset"], row["bytes"])
-    except FileNotFoundError:
-        data = b""
-    if len(data) == row["bytes"] and hashlib.sha256(data).hexdigest() == row["sha256"]:
-        return data
-    what = "is damaged" if data else "is gone"
-    raise RunError(
-        f"the image of {row['id']!r}, candidate {row['candidate']}, cannot be exported: {run.store.path(row['tar'])} {what}",
-        "`synthvlm status RUN --verify` sets damaged parts aside; the synth command, run again, repairs the run by making them anew",
-    )
-
-
-def _check(work: _Export) -> None:
-    """Read the data set back: every record as it should be, every image there. Raises RunError, and takes the data file away."""
-    path = work.store.path(work.layout.file)
-    try:
-        with work.store.fs.open(path, "rb") as file:
-            found = export_formats.read(file, work.layout)
-            for row in work.rows():
-                record = next(found, None)
-                if record != work.record(row) or not export_formats.is_sound(work.format, record or {}):
-                    raise RunError(f"{path} does not hold what was written to it, at {row['record_id']!r}")
-            if next(found, None) is not None:
-                raise RunError(f"{path} has more records than pairs are selected")
-        for row, size in _each(work, lambda r: (r, work.store.size(r["path"]))):
-            if size != row["bytes"]:
-                raise RunError(f"{work.store.path(row['path'])} has {size} bytes, not {row['bytes']}")
-    except (RunError, ValueError, OSError) as error:
-        work.store.remove(work.layout.file)
-        hint = "another program may write there, or the disk is failing: export again, or elsewhere with --out"
-        raise RunError(getattr(error, "message", f"{path} cannot be read back: {error}"), hint) from error
-
-
-def _each(work: _Export, do: Callable[[Row], Any]) -> Iterator[Any]:
-    """Yield ``do(row)`` for every pair, in order, several at a time."""
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="export") as pool:
-        for rows in work.batches():
-            yield from pool.map(do, rows)
-
-
-def _batches(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[list[Row]]:
-    """Yield a result as dicts, some rows at a time; it is never whole in memory."""
-    cursor.execute(sql)
-    names = [d[0] for d in cursor.description or []]
-    while rows := cursor.fetchmany(_BATCH):
-        yield [dict(zip(names, values, strict=True)) for values in rows]
-
-
-def _escape(text: str) -> str:
-    return text.replace("'", "''")
+def _caption_counts(work: Work) -> dict[str, int]:
+    """Return how many captions there are, and the most of one image."""
+    total, most = work.db.execute("SELECT sum(len(captions)), max(len(captions)) FROM plan").fetchall()[0]
+    return {"captions": int(total), "most_captions": most}
