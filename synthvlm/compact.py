@@ -23,6 +23,10 @@ from synthvlm.run import RunDirectory, Stage
 
 MAX_ROWS = 200_000
 MAX_TAR = 512 << 20
+MAX_TABLE = 128 << 20
+"""Bytes of Parquet a part, which is held in memory while it is written: rows with vectors are a kilobyte or more."""
+DAMAGE = (OSError, pa.ArrowException)
+"""What merging a damaged part raises."""
 MIN_PARTS = 4
 """Fewer are not worth rewriting."""
 
@@ -38,11 +42,11 @@ def compact(run: RunDirectory, stage: Stage, drop_stale: bool = False) -> tuple[
         before = parts.list_parts(run.store, stage.name)
         wanted = _wanted_keys(run, stage) if drop_stale else None  # after the listing: what is made meanwhile is not in it
         whole = [p for p in before if parts.damage(run.store, p) is None]
-        for group in _groups(run, whole, 1 if drop_stale else MIN_PARTS):
-            with contextlib.suppress(OSError, pa.ArrowException):  # damage is for `status --verify` and the next step to find and mend
-                _merge(run, stage, group, wanted)
+        for group in groups(run, whole, 1 if drop_stale else MIN_PARTS):
+            with contextlib.suppress(*DAMAGE):  # damage is for `status --verify` and the next step to find and mend
+                merge(run, stage, group, wanted)
         if len(whole) == len(before):
-            _drop_orphans(run, stage)
+            drop_orphans(run, stage)
         return len(before), len(parts.list_parts(run.store, stage.name))
 
 
@@ -51,26 +55,34 @@ def _wanted_keys(run: RunDirectory, stage: Stage) -> pa.Array:
         return db.sql(f"SELECT key FROM {run.wanted_sql(stage)}").to_arrow_table()["key"].combine_chunks()
 
 
-def _groups(run: RunDirectory, found: list[Part], least: int) -> Iterator[list[Part]]:
+def groups(run: RunDirectory, found: list[Part], least: int) -> Iterator[list[Part]]:
     """Yield runs of neighbouring parts of one folder whose rows and pixels fit into one part."""
     group: list[Part] = []
-    rows = size = 0
+    rows = size = table = 0
     for part in sorted(found, key=lambda p: (p.first // parts.SHARDS_PER_FOLDER, p.first, p.last, p.path)):
         with run.store.fs.open(run.store.path(part.path), "rb") as f:
             more_rows = pq.read_metadata(f).num_rows
         more_size = int(parts.part_info(run.store, part).get("tar_bytes", 0))
-        full = rows + more_rows > MAX_ROWS or size + more_size > MAX_TAR
+        more_table = run.store.size(part.path) or 0
+        full = rows + more_rows > MAX_ROWS or size + more_size > MAX_TAR or table + more_table > MAX_TABLE
         if group and (full or part.first // parts.SHARDS_PER_FOLDER != group[0].first // parts.SHARDS_PER_FOLDER):
             if len(group) >= least:
                 yield group
-            group, rows, size = [], 0, 0
+            group, rows, size, table = [], 0, 0, 0
         group.append(part)
-        rows, size = rows + more_rows, size + more_size
+        rows, size, table = rows + more_rows, size + more_size, table + more_table
     if len(group) >= least:
         yield group
 
 
-def _merge(run: RunDirectory, stage: Stage, group: list[Part], wanted: pa.Array | None) -> None:
+def merge(
+    run: RunDirectory, stage: Stage, group: list[Part], wanted: pa.Array | None = None, without_pixels: pa.Array | None = None
+) -> list[Part]:
+    """Put one part in the place of ``group``; return it, or nothing if no row is left.
+
+    Only rows whose keys are ``wanted`` stay, if given; those of ``without_pixels`` lose theirs. The new part is committed before the old
+    ones go: whatever dies in between, no row is lost.
+    """
     store = run.store
     tables = []
     for part in group:
@@ -80,6 +92,8 @@ def _merge(run: RunDirectory, stage: Stage, group: list[Part], wanted: pa.Array 
     table = _once(table)
     if wanted is not None:
         table = table.filter(pc.is_in(table["key"], value_set=wanted))
+    if without_pixels is not None:
+        table = _without_pixels(table, without_pixels)
     first, last = min(p.first for p in group), max(p.last for p in group)
     stem = f"{parts.folder(stage.name, first)}/{first:06d}-{last:06d}"
     info: dict[str, object] = {"merged": [leaf for p in group for leaf in _leaves(parts.part_info(store, p))]}
@@ -97,6 +111,17 @@ def _merge(run: RunDirectory, stage: Stage, group: list[Part], wanted: pa.Array 
     for _, tar in replaced:
         if tar and tar != info.get("tar"):
             store.remove(tar)
+    return [Part(new, first, last)] if new else []
+
+
+def _without_pixels(table: pa.Table, keys: pa.Array) -> pa.Table:
+    """Return an image table whose rows with ``keys`` are marked as not stored."""
+    dropped = pc.is_in(table["key"], value_set=keys)
+    changes = {"stored": pa.scalar(False), "tar": pa.scalar(None, pa.string()), "offset": pa.scalar(None, pa.int64())}
+    for column, value in changes.items():
+        at = table.column_names.index(column)
+        table = table.set_column(at, table.schema.field(column), pc.if_else(dropped, value, table[column]))
+    return table
 
 
 def _leaves(info: dict[str, Any]) -> list[dict[str, Any]]:
@@ -144,7 +169,7 @@ def _extension(data: bytes) -> str:
     return "png" if data[:4] == b"\x89PNG" else "webp" if data[:4] == b"RIFF" else "jpg"
 
 
-def _drop_orphans(run: RunDirectory, stage: Stage) -> None:
+def drop_orphans(run: RunDirectory, stage: Stage) -> None:
     """Delete tars that no part names: pixels whose Parquet was never written, or whose rows were merged elsewhere.
 
     Only old ones: a worker of another process may be between the two writes right now.

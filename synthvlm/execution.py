@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import duckdb
 
-from synthvlm import parts
+from synthvlm import parts, pruning
 from synthvlm.compact import compact
-from synthvlm.errors import OptionError, SynthVLMError
+from synthvlm.errors import OptionError, SynthVLMError, TooManyFailures
 from synthvlm.executors.local import LocalExecutor, gpus
 from synthvlm.executors.schedule import Job
 from synthvlm.preparing import Prepared, note_columns
 from synthvlm.run import RunDirectory, Stage
 
+_CAPTIONS_PER_WORKER = 20_000
+"""Fewer are measured in less time than another worker takes to start."""
 _DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open-clip-torch"}
 
 
@@ -73,13 +77,18 @@ class Execution:
             )
         return [",".join(chosen[at : at + each]) for at in range(0, len(chosen), each)]
 
+    def on_cpus(self, captions: int) -> Execution:
+        """Return the same for work that needs no device: a CPU worker a core, or fewer where that many captions do not keep them busy."""
+        asked = len(self.devices) if self.devices and self.devices[0] == "cpu" else len(os.sched_getaffinity(0))
+        return replace(self, devices=["cpu"] * max(1, min(asked, captions // _CAPTIONS_PER_WORKER)), gpus_per_worker=1, threads=1)
+
     def threads_each(self) -> int:
         """Return CPU threads per worker: the machine's, divided."""
         return self.threads or max(1, len(os.sched_getaffinity(0)) // len(self.resolved_devices()))
 
 
 def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -> dict[str, Any]:
-    """Do what is pending of a stage, or of an image stage together with its score stage (``--store best``).
+    """Do what is pending of a stage, or of an image stage together with its score stage (``--store best`` and ``top``).
 
     Returns the tally of the first stage and how many parts were found damaged on the way.
     """
@@ -90,9 +99,16 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
         nonlocal damaged
         if kind == "ready":
             note_columns(run, prepared, facts)
+            for line in facts.get("warnings", ()):
+                _tell(execution, "warning", {"text": line})
         damaged += kind == "damaged"
+        if kind == "committed" and pruner:
+            pruner.look()
         _tell(execution, kind, facts)
 
+    pruner = None
+    if first.runtime.get("store") == "top":
+        pruner = pruning.AsItGoes(run, first, prepared[1].stage, lambda text: _tell(execution, "warning", {"text": text}))
     for line in _check_pixels(run, first):
         _tell(execution, "damaged", {"part": line})
     pending = _pending_shards(run, first, execution)
@@ -100,11 +116,17 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
     if worked and execution.python is None:
         for line in _other_versions(run, first):
             _tell(execution, "warning", {"text": line})
-    while pending:
-        _work(run, prepared, execution, pending, hear)
-        before, pending = pending, [] if execution.retry_failed else _pending_shards(run, first, execution)
-        if sum(n for _, n in pending) >= sum(n for _, n in before):
-            break  # what is left cannot be made now: its source turned out damaged
+    try:
+        while pending:
+            _work(run, prepared, execution, pending, hear)
+            before, pending = pending, [] if execution.retry_failed else _pending_shards(run, first, execution)
+            if sum(n for _, n in pending) >= sum(n for _, n in before):
+                break  # what is left cannot be made now: its source turned out damaged
+    finally:
+        if pruner:
+            pruner.stop()
+    if pruner:
+        pruner.finish()
     if worked:
         for p in prepared:
             try:
@@ -114,12 +136,32 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
     return run.tally(first) | {"damaged_parts": damaged}
 
 
+def remake(run: RunDirectory, prepared: Prepared, rows: Sequence[Mapping[str, Any]], execution: Execution) -> list[dict[str, str]]:
+    """Make the images of ``rows`` (key, row) of a stage again; return those that failed (id, class, error)."""
+    stage = prepared.stage
+    shards = Counter(r["row"] // stage.shard_size for r in rows)
+    failures: list[dict[str, str]] = []
+
+    def hear(kind: str, facts: dict[str, Any]) -> None:
+        if kind == "rows":
+            failures.extend(facts["failed"])
+        _tell(execution, kind, facts)
+
+    if execution.python is None:
+        for line in _other_versions(run, stage):
+            _tell(execution, "warning", {"text": line})
+    with contextlib.suppress(TooManyFailures):  # the caller says which, and why
+        _work(run, [prepared], execution, sorted(shards.items()), hear, [r["key"] for r in rows])
+    return failures
+
+
 def _work(
     run: RunDirectory,
     prepared: list[Prepared],
     execution: Execution,
     pending: list[tuple[int, int]],
     hear: Callable[[str, dict[str, Any]], None],
+    again: Sequence[str] = (),
 ) -> None:
     """Have the executor do the pending shards."""
     first = prepared[0].stage
@@ -134,6 +176,7 @@ def _work(
         retry_failed=execution.retry_failed,
         max_failures=execution.max_failures,
         commit_seconds=execution.commit_seconds,
+        remake=list(again),
     )
     logs = os.path.join(run.store.root, "logs") if run.store.is_local else os.path.join(os.getcwd(), "synthvlm-logs")
     if execution.listener:

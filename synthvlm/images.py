@@ -107,6 +107,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise ImageError(f"cannot be decoded, it is damaged or cut off: {_reason(error)}") from error
 
 
+def measure(file: Any) -> tuple[str, int, int]:
+    """Return (Pillow's name of the format, width, height) of the image in an open file, from its header alone. Raises ImageError."""
+    try:
+        with _quiet(), Image.open(file, formats=_known_formats()) as image:
+            return str(image.format), image.width, image.height
+    except Exception as error:
+        raise ImageError(f"cannot be opened as an image: {_reason(error)}") from error
+
+
 def open_image(uri: str, *, allow_urls: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return the image at ``uri`` as ``decode`` does.
 

@@ -7,7 +7,9 @@ An options class is a frozen dataclass (see :mod:`synthvlm.options`). Beside its
 - ``extra`` (str): the ``synthvlm[...]`` extra, or package, that brings them;
 - ``presets`` (name → options): named settings, chosen by ``--preset``;
 - ``recommended`` (mapping): what suits the model in a whole line: ``repeat`` and ``scorers`` (name → options);
-- ``conversion`` (class): what ``synthvlm convert NAME`` runs, see :mod:`synthvlm.converting`.
+- ``conversion`` (class): what ``synthvlm convert NAME`` runs, see :mod:`synthvlm.converting`;
+- ``reads`` (str, ``"pair"``), of a scorer: ``"text"`` if it reads captions alone; no image is then decoded, and it runs on CPUs;
+- ``wants_device`` (bool, False), of a text scorer: it runs where models run all the same.
 """
 
 from __future__ import annotations
@@ -77,8 +79,22 @@ class Scorer(Protocol):
     """Column → what the numbers are: metric, weights hash, preprocessing, prefix, text policy."""
 
     def score(self, batch: Sequence[ScoreRequest]) -> Iterable[Mapping[str, float | bool | int] | Failed]:
-        """Return one mapping with every name of ``columns`` per request, in order."""
+        """Return one mapping with every name of ``columns`` per request, in order. A text scorer's requests have no image.
+
+        A column whose card says ``type: string`` holds text, and a value may be None where there is nothing to measure; ``type: flag``
+        says something of another column (``of``). Beside the columns there may be vectors, under names of cards of ``type: embedding``.
+        """
         ...
+
+    # Optional: def prepare(self, request: ScoreRequest) -> Any
+    #   Work for a CPU thread (resizing, what is computed from pixels alone), done ahead while the device scores others, in several
+    #   threads at a time; `score` finds it in `request.prepared`, and must do without where that is None.
+    # Optional: def expect(self, captions: Sequence[str]) -> None
+    #   Captions, each once, of the rows that come next, so that texts can be encoded in batches however many candidates share one.
+
+    # Optional, of a text scorer: def measure(self, captions: Sequence[str]) -> Mapping[str, Sequence[Any]]
+    #   Whole columns for thousands of captions at a time (lists, NumPy or Arrow arrays), as cheap rules want it. Used instead of
+    #   ``score`` where every scorer of the stage has it; what a caption measures must not depend on the others.
 
 
 Bucket = Hashable

@@ -10,15 +10,26 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from synthvlm import curation as curating
 from synthvlm import select as selecting
-from synthvlm.errors import RunError
+from synthvlm.errors import OptionError, RunError
 from synthvlm.execution import Execution, execute
 from synthvlm.perspectives import DEFAULT, resolve
 from synthvlm.plugins import discover
-from synthvlm.preparing import fetch_all, prepare_caption, prepare_generate, prepare_score, presets, recommended_scorers, split_preset
-from synthvlm.recipe import CaptionStep, GenerateStep, Recipe, ScoreStep
+from synthvlm.preparing import (
+    fetch_all,
+    prepare_caption,
+    prepare_generate,
+    prepare_score,
+    presets,
+    recommended_scorers,
+    split_preset,
+    wants_device,
+)
+from synthvlm.recipe import CaptionStep, GenerateStep, Recipe, ScoreStep, SelectStep
 from synthvlm.run import RunDirectory, Stage
 from synthvlm.samples import Ingested, ingest
+from synthvlm.selecting import sweep as sweeping
 
 
 class Run(RunDirectory):
@@ -72,6 +83,43 @@ class Run(RunDirectory):
         self.execution = Execution(**settings)
         return self
 
+    def curate(
+        self,
+        scorers: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        limits: Mapping[str, Any] | None = None,
+        languages: Sequence[str] = (),
+        duplicates: str = "exact",
+        similarity: float = 0.8,
+        pairs: str | float | int | None = None,
+        name: str = "default",
+        dry: bool = False,
+    ) -> Self:
+        """Measure the captions that are still to be measured and decide which to keep; see :func:`synthvlm.curation.curate`.
+
+        ``scorers`` (by default ``text``, the plain rules) may read captions or, with the raw images beside them, pairs; those that run a
+        model are given only what the others leave. ``dry`` decides and writes no decision.
+        """
+        from synthvlm.curating.measuring import measure
+
+        registry = discover()
+        asked = {s: dict(o) for s, o in (scorers or {"text": {}}).items()} | (
+            {} if not languages or "language" in (scorers or {}) else {"language": {}}
+        )
+        settings = curating.Settings(dict(limits or {}), list(languages), duplicates, similarity, pairs)
+        costly = [s for s in asked if wants_device(registry, s)]
+        cheap = {s: o for s, o in asked.items() if s not in costly}
+        measured = [measure(self, s, o, registry=registry) for s, o in cheap.items()]
+        if costly:
+            pool = None
+            if measured:
+                pool = f"{name}.pool"
+                here = {c: v for c, v in settings.limits.items() if any(c in s.columns for s in measured)}
+                curating.curate(self, measured, curating.Settings(here, settings.languages, duplicates, similarity), name=pool)
+            measured += [measure(self, s, asked[s], pool, registry) for s in costly]
+        self.results["curate"] = curating.curate(self, measured, settings, name=name, dry=dry)
+        return self
+
     def generate(
         self,
         model: str = "mini",
@@ -84,14 +132,19 @@ class Run(RunDirectory):
         quality: int = 95,
         scorers: Mapping[str, Mapping[str, Any]] | None = None,
         weights: Mapping[str, float] | None = None,
+        keep_top: str | float | int | None = None,
+        curation: str | None = None,
         **options: Any,
     ) -> Self:
         """Make the images that are still to be made. ``options`` are the model's.
 
+        Captions that the run's curation (``curation``, or ``default`` if there is one) drops are left out; ``curation="off"`` takes all.
+
         With ``store="best"`` each caption's candidates are scored (by ``scorers`` and ``weights``) as they are made, and
-        only the best one's pixels are kept.
+        only the best one's pixels are kept; with ``store="top"`` those of the ``keep_top`` best captions (a share or number) alone.
         """
         shared: dict[str, Any] = {"preset": preset, "repeat": repeat, "image_format": image_format, "quality": quality, "name": name}
+        shared |= {"curation": curation, "keep_top": keep_top}
         return self._generate(model, options, store, scorers, weights, **shared)
 
     def _generate(
@@ -102,9 +155,16 @@ class Run(RunDirectory):
         scorers: Mapping[str, Mapping[str, Any]] | None = None,
         weights: Mapping[str, float] | None = None,
         score_as: str | None = None,
+        curation: str | None = None,
+        keep_top: str | float | int | None = None,
         **shared: Any,
     ) -> Self:
-        best_by = dict(weights or {}) if store == "best" else None
+        if curation is None and curating.record(self) is not None:
+            curation = "default"
+        shared["curation"] = None if curation == "off" else curation
+        best_by = dict(weights or {}) if store in ("best", "top") else None
+        if store == "top":
+            shared["keep_top"] = selecting.TOP if keep_top is None else keep_top
         made = prepare_generate(self, model, options=options, keep_best_by=best_by, execution=self.execution, **shared)
         prepared = [made]
         if best_by is not None:
@@ -122,14 +182,75 @@ class Run(RunDirectory):
     def select(
         self,
         *,
-        top: str | float | int = selecting.TOP,
+        top: str | float | int | None = None,
         weights: Mapping[str, float] | None = None,
         scores: Sequence[str] | None = None,
         name: str = "default",
+        **settings: Any,
     ) -> Self:
-        """Choose the pairs to keep; see :func:`synthvlm.select.select`."""
-        self.results["select"] = selecting.select(self, self._scores(scores), weights=weights, top=top, name=name)
+        """Choose the pairs to keep; ``settings`` (threshold, group_by, normalise, max_similarity, clusters): :func:`synthvlm.select.select`."""
+        self.results["select"] = selecting.select(self, self._scores(scores), weights=weights, top=top, name=name, **settings)
         return self
+
+    def sweep(self, axis: str, *, scores: Sequence[str] | None = None, **settings: Any) -> dict[str, Any]:
+        """Return what would be selected at each of the weights that ``axis`` (``weight.ssim=0:1:0.1``) names; nothing is written.
+
+        ``settings``: those of :meth:`select` that rank (weights, top, threshold, group_by, normalise).
+        """
+        stages = self._scores(scores)
+        return sweeping.sweep(self, stages, selecting.ranked(stages, **settings), axis)
+
+    def prune(
+        self,
+        keep_top: str | float | int,
+        *,
+        weights: Mapping[str, float] | None = None,
+        scores: Sequence[str] | None = None,
+        dry: bool = False,
+    ) -> Self:
+        """Drop the pixels that can no longer be selected; see :func:`synthvlm.pruning.prune`."""
+        from synthvlm import pruning
+
+        self.results["prune"] = pruning.prune(self, self._scores(scores), keep_top, weights=weights, dry=dry)
+        return self
+
+    def regenerate(
+        self,
+        ids: Sequence[str] = (),
+        *,
+        candidate: int | None = None,
+        top: str | float | int | None = None,
+        weights: Mapping[str, float] | None = None,
+        selection: str | None = None,
+        images: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Make images again whose pixels were not kept: of captions ``ids``, of a ``selection``, or what ``select(top=top)`` would take.
+
+        ``options`` are laid over the recorded ones of the model, where a checkpoint lies elsewhere now. Raises RunError if one comes out
+        with other bytes; see :mod:`synthvlm.regenerating`.
+        """
+        from synthvlm import regenerating
+
+        stage = self.stage(images or self._images())
+        if selection is not None:
+            rows = regenerating.of_selection(self, stage, selection)
+        elif top is not None:
+            rows = regenerating.of_top(self, self._scores(None), stage, top, weights)
+        else:
+            rows = regenerating.by_ids(self, stage, [str(i) for i in ids], candidate)
+        self.results["regenerate"] = regenerating.regenerate(self, stage, rows, self.execution, options)
+        return self
+
+    @classmethod
+    def from_recipe(cls, export: str | os.PathLike[str], out: str | os.PathLike[str], *, execution: Execution | None = None, **options: Any) -> Self:
+        """Make the run ``out`` that a ``recipe`` export describes: captions, images bit for bit, selection. Resumable."""
+        from synthvlm import regenerating
+
+        run = cls.create(out, seed=regenerating.open_recipe(export)[1]["run_seed"])
+        run.execution = execution or run.execution
+        run.results["regenerate"] = regenerating.from_recipe(export, run, run.execution, options)
+        return run
 
     def caption(
         self,
@@ -167,12 +288,12 @@ class Run(RunDirectory):
         self.results["merge"] = merging.merge_run(self, stages, out, **options)
         return self
 
-    def export(self, format: str = "llava", *, selection: str = "default", out: str | None = None) -> Self:
-        """Write the selection as a data set; see :func:`synthvlm.export.export`."""
+    def export(self, format: str = "llava", **settings: Any) -> Self:
+        """Write the selection, or images with their captions, as a data set; see :func:`synthvlm.export.export`."""
         from synthvlm import export as exporting
 
-        with self.store.lock(f"exporting {selection}", wait=600):  # nobody may merge pixels away meanwhile
-            self.results.setdefault("export", {})[format] = exporting.export(self, format, selection=selection, out=out)
+        with self.store.lock(f"exporting {format}", wait=600):  # nobody may merge pixels away meanwhile
+            self.results.setdefault("export", {})[format] = exporting.export(self, format, **settings)
         return self
 
     def report(self, *, selection: str = "default") -> Self:
@@ -183,7 +304,9 @@ class Run(RunDirectory):
         return self
 
     def _stages(self, kind: str) -> list[Stage]:
-        return [s for s in (self.stage(n) for n in self.stage_names()) if s.kind == kind]
+        """Return the stages of a kind; scores of samples (captions, raw pairs) are curation's, and not among them."""
+        stages = [s for s in (self.stage(n) for n in self.stage_names()) if s.kind == kind]
+        return [s for s in stages if kind != "score" or s.reads_pixels]
 
     def _images(self) -> str:
         if "generate" in self.results:
@@ -232,20 +355,23 @@ def follow(recipe: Recipe, run: Run, on_step: Any = None, only: str | None = Non
         if on_step:
             on_step("begin", step.verb, run)
         s = step.settings
-        if step.verb == "generate":
-            _generate(run, s, scoring, selection.weights if selection else None)
+        if step.verb == "curate":
+            run.curate(**s.settings())
+            _refuse_none(run.results["curate"])
+        elif step.verb == "generate":
+            _generate(run, s, scoring, selection)
         elif step.verb in ("score", "caption"):
             work = _score if step.verb == "score" else _caption
             work(run, s)
             made: GenerateStep | None = recipe.first("generate")
             if run.results[step.verb]["damaged_parts"] and made is not None:
-                _generate(run, made, scoring, selection.weights if selection else None)
+                _generate(run, made, scoring, selection)
                 work(run, s)
         elif step.verb == "select":
-            run.select(top=s.top, weights=s.weights, scores=s.scores, name=s.name)
+            run.select(**s.model_dump())
         elif step.verb == "export":
             for kind in s.formats:
-                run.export(kind, selection=s.selection, out=s.out)
+                run.export(kind, **s.model_dump(exclude={"formats"}))
         elif step.verb == "merge":
             run.merge(**s.model_dump())
         else:
@@ -253,6 +379,16 @@ def follow(recipe: Recipe, run: Run, on_step: Any = None, only: str | None = Non
         if on_step:
             on_step("end", step.verb, run)
     return run
+
+
+def _refuse_none(curation: Mapping[str, Any]) -> None:
+    """Stop a line that has no caption left, and say why."""
+    if not curation["kept"]:
+        why = ", ".join(f"{f['dropped']:,} by {f['reason']} ({f['limit']})" for f in curation["funnel"] if f["dropped"])
+        raise RunError(
+            f"curation keeps none of the {curation['captions']:,} captions: {why}",
+            "--no-curate takes them as they are; --rule COLUMN=off leaves a rule out; synthvlm curate CAPTIONS --dry-run shows examples",
+        )
 
 
 def _check_first(recipe: Recipe, run: Run, only: str | None) -> None:
@@ -263,10 +399,13 @@ def _check_first(recipe: Recipe, run: Run, only: str | None) -> None:
     scoring: ScoreStep | None = recipe.first("score")
     if making is not None:
         models.append(("generator", making.model, making.options, making.preset))
-    if scoring is not None and (only != "generate" or (making is not None and making.store == "best")):
+    if scoring is not None and (only != "generate" or (making is not None and making.store != "all")):
         source = making.model if making else run.stage(scoring.images or run._images()).plugins[0]["name"]
         for name, options in (scoring.scorers or recommended_scorers(registry, source)).items():
             models.append(("scorer", name, *split_preset(options)))
+    for curate in [] if only else recipe.all("curate"):
+        named = [*(curate.scorers or {"text": {}}).items(), *([("language", {})] if curate.languages else [])]
+        models += [("scorer", name, *split_preset(options)) for name, options in named]
     for captioning in [] if only == "generate" else recipe.all("caption"):
         of_model, of_perspectives = presets(registry, captioning.model, captioning.preset)
         resolve(captioning.perspectives, preset=of_perspectives)
@@ -283,12 +422,32 @@ def _caption(run: Run, s: CaptionStep) -> None:
     run._caption(s.model, s.options, s.perspectives, **settings)
 
 
-def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, weights: Mapping[str, float] | None) -> None:
+def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, selection: SelectStep | None) -> None:
+    weights = selection.weights if selection else None
     settings: dict[str, Any] = {
         "repeat": s.repeat,
         "preset": s.preset,
         "name": s.name,
         "image_format": s.image_format,
         "quality": s.quality,
+        "curation": s.curation,
+        "keep_top": _keep_top(s, selection),
     }
     run._generate(s.model, s.options, s.store, scoring.scorers, weights, scoring.name, **settings)
+
+
+def _keep_top(s: GenerateStep, selection: SelectStep | None) -> str | float | int | None:
+    """Return how many captions keep their pixels with ``store: top``: as many as are selected, if nothing else is said.
+
+    Raises OptionError if the selection may want pixels that are then gone.
+    """
+    if s.store != "top":
+        return None
+    if selection is None:
+        return s.keep_top
+    other = [f for f in ("group_by", "max_similarity", "clusters") if getattr(selection, f) is not None]
+    other += ["normalise"] if selection.normalise != "none" else []
+    if other:
+        raise OptionError(f"store: top keeps the top by total, and {other[0]} may select others", "use store: best")
+    top = selection.top if selection.top is not None or selection.threshold is None else "all"
+    return s.keep_top if s.keep_top is not None else top

@@ -12,20 +12,23 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from synthvlm import caption_rows, checkpoints, parts, perspectives
+from synthvlm.cards import refuse
 from synthvlm.errors import CheckpointError, OptionError, PluginError, RunError, WorkerError
-from synthvlm.options import as_dict, describe
+from synthvlm.options import as_dict, describe, digest
 from synthvlm.plugins import Registration, Registry, discover
 from synthvlm.run import RunDirectory, Stage
+from synthvlm.selecting.rank import parse_top
 
 if TYPE_CHECKING:
     from synthvlm.execution import Execution
 
 _ROWS_AHEAD = 8
 """Shards per worker that even a small run is cut into, so that devices end together."""
-_SHARD_SAMPLES = {"generate": (8, 64), "score": (256, 1024), "caption": (32, 512)}
+_SHARD_SAMPLES = {"generate": (8, 64), "score": (256, 1024), "caption": (32, 512), "measure": (1024, 20_000)}
 """Samples per shard at least, since a run may grow later, and when it is large: some minutes of work each."""
 _ENGINES: Mapping[str, tuple[tuple[str, ...], str | None]] = {"vllm": (("vllm",), "vllm"), "openai": (("openai",), None)}
 """Engines of captioners that need other packages than the plugin says: modules, and the extra that brings them."""
+_OWN_FOLDERS = ("samples", "curation", "decontamination", "selections", "logs", "report", "exports", "damaged")
 DEFAULT_SCORERS: Mapping[str, dict[str, Any]] = {"clip": {}, "ssim": {}}
 
 
@@ -98,15 +101,17 @@ def prepare_generate(
     image_format: str = "jpeg",
     quality: int = 95,
     keep_best_by: Mapping[str, float] | None = None,
+    keep_top: str | float | int | None = None,
+    curation: str | None = None,
     name: str | None = None,
     execution: Execution,
     fetch: bool = True,
     registry: Registry | None = None,
     dry: bool = False,
 ) -> Prepared:
-    """Settle a generate stage. Raises PluginError, OptionError, CheckpointError or RunMismatch before anything runs.
+    """Settle a generate stage, over all captions or those that ``curation`` keeps.
 
-    ``dry`` checks, and leaves the run as it is.
+    Raises PluginError, OptionError, CheckpointError or RunMismatch before anything runs. ``dry`` checks, and leaves the run as it is.
     """
     registry = registry or discover()
     asked, record, identity, load = _plugin(registry, "generator", model, options or {}, preset, fetch, execution.python is None)
@@ -115,6 +120,10 @@ def prepare_generate(
             raise OptionError(f"the weight of {column!r} is {weight}", "give a number")
     repeat = repeat or int(getattr(asked, "recommended", {}).get("repeat", 1))
     runtime: dict[str, Any] = {"store": "all"} if keep_best_by is None else {"store": "best", "keep_best_by": dict(keep_best_by)}
+    if keep_top is not None:
+        parse_top(keep_top, 1)
+        runtime |= {"store": "top", "keep_top": str(keep_top)}
+    runtime |= {"curation": curation} if curation else {}
     image = {"format": image_format, "quality": quality if image_format == "jpeg" else None}
     workers = len(execution.resolved_devices())
     stage = Stage(
@@ -156,6 +165,48 @@ def prepare_score(
         shard_size=shard_samples("score", run.sample_count(), len(execution.resolved_devices()), made.repeat, 1),
     )
     return Prepared(settle(run, stage, execution), [r[3] for r in resolved.values()])
+
+
+def prepare_measure(
+    run: RunDirectory,
+    scorer: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    curation: str | None = None,
+    name: str | None = None,
+    execution: Execution,
+    fetch: bool = True,
+    registry: Registry | None = None,
+) -> Prepared:
+    """Settle a score stage over the samples: a text scorer over captions, any other over captions and the raw images beside them.
+
+    With ``curation``, of the captions that it keeps. A scorer with options of its own makes a stage of its own, so that curations with
+    different ones do not meet. Raises PluginError, OptionError, CheckpointError or RunMismatch.
+    """
+    registry = registry or discover()
+    text = reads_text(registry, scorer)
+    plain = scorer if text else f"raw.{scorer}"
+    _, record, identity, load = _plugin(registry, "scorer", scorer, *split_preset(options or {}), fetch, execution.python is None)
+    stage = Stage(
+        name=check_name(name or (f"{plain}-{digest(dict(options))[:6]}" if options else plain)),
+        kind="score",
+        plugins=[record],
+        identity={scorer: identity},
+        reads={"caption": "samples"} if text else {"image": "samples", "caption": "samples"},
+        shard_size=shard_samples("measure" if text else "score", run.sample_count(), len(execution.resolved_devices()), 1, 1),
+        runtime={"curation": curation} if curation else {},
+    )
+    return Prepared(settle(run, stage, execution), [load])
+
+
+def reads_text(registry: Registry, scorer: str) -> bool:
+    """Say whether a scorer reads captions alone. Raises PluginError if there is none of that name."""
+    return getattr(registry.get("scorer", scorer).cls, "reads", "pair") == "text"
+
+
+def wants_device(registry: Registry, scorer: str) -> bool:
+    """Say whether a scorer runs where models run, and not on any CPU."""
+    return not reads_text(registry, scorer) or getattr(registry.get("scorer", scorer).cls, "wants_device", False)
 
 
 def prepare_caption(
@@ -248,7 +299,7 @@ def score_name(run: RunDirectory, images: str, scorers: list[str]) -> str:
 
 def check_name(name: str) -> str:
     """Return a stage's name, which is a folder of the run; raises OptionError if it cannot be one."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,63}", name) or name in ("samples", "selections", "logs", "report", "exports", "damaged"):
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,63}", name) or name in _OWN_FOLDERS:
         raise OptionError(
             f"{name!r} cannot be a stage's name",
             "letters, digits, '.', '_' and '-', beginning with a letter, and none of the run's own folders",
@@ -281,6 +332,7 @@ def note_columns(run: RunDirectory, prepared: list[Prepared], facts: dict[str, A
     """Write what a loaded scorer says of its columns into its stage."""
     for p in prepared:
         if p.stage.name in facts["columns"]:
+            refuse(f"stage {p.stage.name!r} of {run.root}", p.stage.cards, facts["cards"][p.stage.name])
             p.stage.columns, p.stage.cards = facts["columns"][p.stage.name], facts["cards"][p.stage.name]
             with run.store.lock(f"settling {p.stage.name}", wait=600):
                 now = run.stage(p.stage.name)

@@ -28,6 +28,44 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
+class CurateStep(_Strict):
+    """Captions → the ones to keep."""
+
+    scorers: dict[str, dict[str, Any]] | None = Field(None, description="name → options; None: text, the plain rules")
+    limits: dict[str, list[float | None] | str | None] = Field(
+        {}, description="column → [least, most], MIN..MAX, or off; over the defaults"
+    )
+    languages: list[str] = Field([], description="keep captions in these languages (ISO 639-1); none: any")
+    blocklists: list[str] = Field([], description="files with a word or phrase a line")
+    duplicates: Literal["off", "exact", "near"] = "exact"
+    similarity: float = Field(0.8, gt=0, le=1, description="of near-duplicates: Jaccard similarity of word trigrams")
+    pairs: str | float | int | None = Field(
+        None, description="share or number of pairs of caption and raw image to keep, by the first pair scorer"
+    )
+    name: str = "default"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what :meth:`synthvlm.pipeline.Run.curate` takes."""
+        return self.model_dump(exclude={"blocklists", "scorers"}) | {"scorers": self.with_blocklists()}
+
+    def with_blocklists(self) -> dict[str, dict[str, Any]] | None:
+        """Return the scorers, with the words of the blocklists among the options of ``text``. Raises OptionError for a file that cannot be read."""
+        if not self.blocklists:
+            return self.scorers
+        scorers = dict(self.scorers or {"text": {}})
+        text = dict(scorers.get("text") or {})
+        scorers["text"] = text | {"blocklist": [*text.get("blocklist", []), *(w for path in self.blocklists for w in _phrases(path))]}
+        return scorers
+
+
+def _phrases(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"the blocklist {path} cannot be read: {error}", "give a text file with a word or phrase a line") from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
 class GenerateStep(_Strict):
     """Captions → images."""
 
@@ -35,9 +73,13 @@ class GenerateStep(_Strict):
     preset: str | None = None
     options: dict[str, Any] = {}
     repeat: int | None = Field(None, ge=1, description="candidates per caption; None: what the model recommends, else 1")
-    store: Literal["all", "best"] = "all"
+    store: Literal["all", "best", "top"] = "all"
+    keep_top: str | float | int | None = Field(None, description="with store: top, share or number of captions; None: the select step's top")
     image_format: Literal["jpeg", "png", "webp"] = "jpeg"
     quality: int = Field(95, ge=1, le=100)
+    curation: str | None = Field(
+        None, description="take what this curation keeps; None: the run's default one, if it has it; off: every caption"
+    )
     name: str | None = None
 
 
@@ -55,17 +97,36 @@ class SelectStep(_Strict):
     """Scores → the kept pairs."""
 
     weights: dict[str, float] | None = None
-    top: str | float | int = "10%"
+    top: str | float | int | None = Field(
+        None, description="share or number of captions, of each group; None: 10%, or all that reach the threshold"
+    )
+    threshold: float | None = Field(None, description="least total")
+    group_by: str | None = Field(None, description="source, or a field of the input: top is then each group's")
+    normalise: Literal["none", "rank"] = Field("none", description="rank: a score counts by its percent rank among all candidates")
+    max_similarity: float | None = Field(None, gt=0, le=1, description="cosine of two images from which only the better one is kept")
+    clusters: int | None = Field(None, ge=1, description="of images that are alike; they take turns")
     scores: list[str] | None = None
     name: str = "default"
+
+
+ExportFormat = Literal["llava", "jsonl", "imagefolder", "webdataset", "parquet", "llamafactory", "recipe"]
 
 
 class ExportStep(_Strict):
     """The kept pairs → a data set in a consumer's format."""
 
-    formats: list[Literal["llava", "jsonl", "imagefolder"]] = ["llava"]
-    selection: str = "default"
+    formats: list[ExportFormat] = ["llava"]
+    selection: str | None = Field(None, description="None: default, or of a run that has none but captions images, these captions")
+    captions: bool | list[str] | None = Field(None, description="images with their captions: of all caption stages, or of these")
     out: str | None = None
+    instructions: str = Field("llava", description="wordings of human turns: a shipped list, or a YAML file")
+    keep_original: bool = True
+    limits: dict[str, list[float | None] | str | None] = Field(
+        {}, description="score → MIN..MAX outside of which an image is kept out, or off"
+    )
+    shard: int = Field(1000, ge=1, description="images in a shard, of webdataset and parquet")
+    licence: str | None = Field(None, description="of the data set, as the Hub names licences; for the card")
+    title: str | None = None
 
 
 class CaptionStep(_Strict):
@@ -102,6 +163,7 @@ class ReportStep(_Strict):
 class Step(_Strict):
     """One step: exactly one of the verbs."""
 
+    curate: CurateStep | None = None
     generate: GenerateStep | None = None
     score: ScoreStep | None = None
     select: SelectStep | None = None

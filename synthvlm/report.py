@@ -47,13 +47,14 @@ def report(run: RunDirectory, *, selection: str = "default", out: str | os.PathL
 
 def render_captions(told: Mapping[str, Any]) -> str:
     """Return the page of a run that captions images and makes none."""
-    return _template("captions_page.html.j2").render(c=told, section=_section(told), style=_style(), settings=settings)
+    return _template("captions_page.html.j2").render(c=told, section=_part("captions.html.j2", told), style=_style(), settings=settings)
 
 
-def _section(told: Mapping[str, Any] | None) -> Any:
+def _part(template: str, data: Mapping[str, Any] | None) -> Any:
+    """Return a part of the page, or nothing where there is nothing to tell."""
     from markupsafe import Markup
 
-    return Markup(_template("captions.html.j2").render(c=told)) if told else ""  # noqa: S704 (its values are escaped)
+    return Markup(_template(template).render(c=data)) if data else ""  # noqa: S704 (its values are escaped)
 
 
 def _style() -> Any:
@@ -79,7 +80,8 @@ def render(numbers: Mapping[str, Any], shown: Mapping[str, Any], told: Mapping[s
     scripts = {c["id"]: charts.as_script(c["figure"]) for c in drawn if c["figure"]}
     plotly = get_plotlyjs().replace("</script", "<\\/script") if scripts else ""
     page = {"f": numbers, "shown": shown, "charts": drawn, "scripts": scripts, "plotly": plotly, "settings": settings, "on_card": on_card}
-    return _template("report.html.j2").render(**page, captions=_section(told), style=_style())
+    curated = _part("curation.html.j2", numbers.get("curation"))
+    return _template("report.html.j2").render(**page, curated=curated, captions=_part("captions.html.j2", told), style=_style())
 
 
 def settings(identity: Any, path: str = "") -> list[tuple[str, str]]:

@@ -57,12 +57,21 @@ class Stage:
     @property
     def schema(self) -> Any:
         """Return the Arrow schema of the stage's rows."""
-        return {"generate": parts.IMAGES, "caption": parts.CAPTIONS}.get(self.kind) or parts.scores_schema(self.columns)
+        return {"generate": parts.IMAGES, "caption": parts.CAPTIONS}.get(self.kind) or parts.scores_schema(self.columns, self.cards)
+
+    def rows(self, shard: int) -> tuple[int, int]:
+        """Return the half-open range of a shard's samples."""
+        return shard * self.shard_size, (shard + 1) * self.shard_size
 
     @property
     def reads_pixels(self) -> bool:
         """Say whether it reads images that another stage made: those whose pixels were not kept are then out of reach."""
-        return self.kind in ("score", "caption") and self.reads["image"] != "samples"
+        return self.kind in ("score", "caption") and self.reads.get("image", "samples") != "samples"
+
+    @property
+    def reads_text(self) -> bool:
+        """Say whether it reads captions alone."""
+        return "image" not in self.reads
 
     @property
     def order(self) -> str:
@@ -160,10 +169,10 @@ class RunDirectory:
         return wanted
 
     def _refuse_mismatch(self, have: Stage, wanted: Stage) -> None:
-        differences = list(_differences({**have.identity, "reads": have.reads}, {**wanted.identity, "reads": wanted.reads}))
-        if differences:
-            what, old, new = differences[0]
-            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        found = list(differences({**have.identity, "reads": have.reads}, {**wanted.identity, "reads": wanted.reads}))
+        if found:
+            what, old, new = found[0]
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise RunMismatch(
                 f"stage {have.name!r} of {self.root} was made with {what}={old!r}, now asked for {new!r}{more}",
                 "keep both: --as NAME makes another stage; or --overwrite replaces this one",
@@ -202,6 +211,20 @@ class RunDirectory:
         # By name, beside no row at all: files that were written before images could be read lack their columns.
         return f"({none} UNION ALL BY NAME SELECT * FROM {self.read_sql(f'samples/{n}' for n in names)}{where})"
 
+    def curated_sql(self, stage: Stage, rows: tuple[int, int] | None = None) -> str:
+        """Return SQL for the samples that ``stage`` may take: all, or those whose caption, as it now is, its curation keeps.
+
+        Raises RunError if that curation is not there.
+        """
+        name = stage.runtime.get("curation")
+        if not name:
+            return self.samples_sql(rows)
+        if not self.store.exists(f"curation/{name}.parquet"):
+            raise RunError(f"{self.root} has no curation {name!r}", "make it first: synthvlm curate RUN")
+        within = "" if rows is None else f" AND row >= {rows[0]} AND row < {rows[1]}"
+        kept = f"(SELECT row, caption_md5 FROM {self.read_sql([f'curation/{name}.parquet'])} WHERE keep{within})"
+        return f"(SELECT s.* FROM {self.samples_sql(rows)} s SEMI JOIN {kept} k ON k.row = s.row AND k.caption_md5 = md5(s.caption))"
+
     def parts_sql(self, stage: Stage, rows: tuple[int, int] | None = None, columns: str = "*") -> str | None:
         """Return SQL for what stands in committed parts, stale rows included, or None if there is no part."""
         shards = None if rows is None else (rows[0] // stage.shard_size, max(rows[0], rows[1] - 1) // stage.shard_size)
@@ -220,9 +243,14 @@ class RunDirectory:
         head = quote(stage.digest)
         if stage.kind == "generate":
             return f"""(SELECT md5(concat_ws(chr(31), {head}, id, caption, candidate)) AS key, row, id, candidate::INTEGER AS candidate, caption
-                FROM {self.samples_sql(rows)}, range({stage.repeat}) r(candidate) WHERE caption IS NOT NULL)"""
+                FROM {self.curated_sql(stage, rows)}, range({stage.repeat}) r(candidate) WHERE caption IS NOT NULL)"""
         if stage.kind == "caption":
             return caption_rows.wanted_sql(self, stage, rows)
+        if stage.reads.get("image", "samples") == "samples":
+            image = "NULL::VARCHAR" if stage.reads_text else "image_sha256"
+            return f"""(SELECT md5(concat_ws(chr(31), {head}, id, caption, {image})) AS key, row, id, 0::INTEGER AS candidate, caption,
+                {image} AS sha256, image_uri, NULL::BIGINT AS bytes, true AS stored, NULL::VARCHAR AS tar, NULL::BIGINT AS "offset"
+                FROM {self.curated_sql(stage, rows)} WHERE caption IS NOT NULL{"" if stage.reads_text else f" AND {image} IS NOT NULL"})"""
         images = self.table_sql(self.stage(stage.reads["image"]), rows)
         return f"""(SELECT md5(concat_ws(chr(31), {head}, id, caption, sha256, candidate)) AS key, row, id, candidate, caption,
                 sha256, bytes, stored, tar, "offset" FROM {images} WHERE error IS NULL)"""
@@ -283,8 +311,11 @@ class RunDirectory:
         self, connection: duckdb.DuckDBPyConnection, stage: Stage, shard: int, retry_failed: bool = False
     ) -> list[dict[str, Any]]:
         """Return the rows of one shard still to be made, in order of sample and candidate."""
-        rows = (shard * stage.shard_size, (shard + 1) * stage.shard_size)
-        return steadily(lambda: fetch(connection, f"SELECT * FROM {self.pending_sql(stage, rows, retry_failed)} ORDER BY {stage.order}"))
+
+        def read() -> list[dict[str, Any]]:  # the parts are listed at every try: another process may be merging them
+            return fetch(connection, f"SELECT * FROM {self.pending_sql(stage, stage.rows(shard), retry_failed)} ORDER BY {stage.order}")
+
+        return steadily(read)
 
     def tally(self, stage: Stage) -> dict[str, Any]:
         """Count a stage's rows: wanted, made, failed (by reason); ``without_pixels`` can no longer be made. Of captions also by perspective."""
@@ -344,10 +375,10 @@ def steadily(read: Callable[[], T], tries: int = 6) -> T:
     return read()
 
 
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield (dotted field, old value, new value) wherever two JSON-like trees differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted({*old, *new}):
-            yield from _differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+            yield from differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
     elif old != new:
         yield path, old, new

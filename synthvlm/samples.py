@@ -270,10 +270,10 @@ def _write(run: RunDirectory, number: int, table: pa.Table) -> None:
 
 def _fingerprint(path: str, images: bool) -> dict[str, Any]:
     """Return what tells cheaply that a source has not changed."""
-    if "://" in path:
-        return {}
     if images and not is_list(path):
         return {"listing": listing(path)}
+    if "://" in path:
+        return {}
     try:
         stat = os.stat(path)
     except OSError:

@@ -155,12 +155,14 @@ class Store:
         else:
             self.fs.mv(self.path(old), self.path(new))
 
-    def sweep(self, folder: str) -> int:
-        """Delete the unfinished files that dead processes of this host left under ``folder``; return how many."""
+    def sweep(self, folder: str, deep: bool = True) -> int:
+        """Delete the unfinished files that dead processes of this host left under ``folder``, or (not ``deep``) right in it; return how many."""
         if not self.is_local:
             return 0
         swept = 0
-        for directory, _, names in os.walk(self.path(folder)):
+        for directory, folders, names in os.walk(self.path(folder)):
+            if not deep:
+                folders.clear()
             for name in names:
                 # `.NAME.HOST-PID-TOKEN.tmp`; a host's name may have dots and dashes of its own.
                 head, _, rest = name.removesuffix(_TMP).rpartition(f".{socket.gethostname()}-")

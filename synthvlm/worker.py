@@ -22,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from synthvlm import parts
+from synthvlm.cards import refuse
 from synthvlm.errors import SynthVLMError
 from synthvlm.plugins import discover
 from synthvlm.run import RunDirectory, Stage, steadily
@@ -49,6 +50,7 @@ class Context:
         self.versions: dict[str, str] = {}
         self.skip: set[str] = set()
         """Rows that were given up: they killed their workers."""
+        self.remake = frozenset(job.get("remake", ()))
         self.commit_lock = threading.RLock()
         self._looking, self._looked_at = threading.Lock(), set[str]()
         self.shard = -1
@@ -58,6 +60,15 @@ class Context:
         """Return the shard's rows still to be made, as the run directory has it now."""
         rows = self.run.pending_rows(self.connection, stage, shard, self._job.get("retry_failed", False))
         return [r for r in rows if r["key"] not in self.skip]
+
+    def pending_table(self, stage: Stage, shard: int) -> Any:
+        """Return the same as an Arrow table, for stages whose rows come by the thousand; given-up rows are in it."""
+
+        def read() -> Any:  # the parts are listed at every try: another process may be merging them
+            sql = self.run.pending_sql(stage, stage.rows(shard), self._job.get("retry_failed", False))
+            return self.connection.sql(f"SELECT * FROM {sql} ORDER BY {stage.order}").to_arrow_table()
+
+        return steadily(read)
 
     def writer(self, stage: Stage) -> PartWriter:
         """Return the stage's writer."""
@@ -79,6 +90,10 @@ class Context:
     def done(self, shard: int) -> None:
         """Tell the parent that everything of a shard that can be made is committed."""
         self._tell("shard_done", shard=shard)
+
+    def measured(self, stage: str, rows: int) -> None:
+        """Tell the parent of so many finished rows, none of which failed."""
+        self._tell("rows", stage=stage, made=rows, failed=[])
 
     def progress(self, stage: str, rows: Sequence[dict[str, Any]]) -> None:
         """Tell the parent of finished rows."""
@@ -259,7 +274,9 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[Commands], None]:
     """Load the job's models; return what does the shards."""
     from synthvlm.stages.best import best_shard
     from synthvlm.stages.generate import generate_shard
+    from synthvlm.stages.remake import remake_shard
     from synthvlm.stages.score import Scorers, score_shard
+    from synthvlm.stages.texts import by_columns, measure_shard
 
     started = time.monotonic()
     registry = discover()
@@ -270,10 +287,12 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[Commands], None]:
         kind = {"generate": "generator", "caption": "captioner", "score": "scorer"}[stage.kind]
         loaded = [registry.create(kind, p["name"], p["options"]).load(devices) for p in job["plugins"][stage.name]]
         objects[stage.name] = Scorers(loaded) if kind == "scorer" else loaded[0]
-    context.versions = _versions()
+    context.versions = versions_in_use()
     cards = {s.name: objects[s.name].cards for s in stages if s.kind == "score"}
     columns = {s.name: objects[s.name].columns for s in stages if s.kind == "score"}
-    context._tell("ready", seconds=round(time.monotonic() - started, 2), cards=cards, columns=columns)
+    scores = [s for s in stages if s.kind == "score"]
+    warnings = [line for s in scores for line in refuse(f"stage {s.name!r}", s.cards, cards[s.name])]
+    context._tell("ready", seconds=round(time.monotonic() - started, 2), cards=cards, columns=columns, warnings=warnings)
     for stage in stages:  # columns and cards are known only once a scorer is loaded
         if stage.kind == "score":
             stage.columns, stage.cards = columns[stage.name], cards[stage.name]
@@ -284,12 +303,16 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[Commands], None]:
     def one(shard: int, suspects: frozenset[str]) -> None:
         if len(stages) == 2:
             best_shard(context, first, loaded, stages[1], objects[stages[1].name], shard, suspects)
+        elif context.remake:
+            remake_shard(context, first, loaded, shard, suspects)
         elif first.kind == "generate":
             generate_shard(context, first, loaded, shard, suspects)
+        elif first.reads_text and by_columns(loaded):
+            measure_shard(context, first, loaded, shard, suspects)
         else:
             score_shard(context, first, loaded, shard, suspects)
 
-    return lambda commands: _each(context, one, commands)
+    return lambda commands: _each(context, one, commands, list(objects.values()))
 
 
 def _caption(context: Context, stage: Stage, captioner: Any, commands: Commands) -> None:
@@ -302,16 +325,20 @@ def _caption(context: Context, stage: Stage, captioner: Any, commands: Commands)
         close()
 
 
-def _each(context: Context, work: Callable[[int, frozenset[str]], None], commands: Commands) -> None:
-    """Do one shard after another."""
+def _each(context: Context, work: Callable[[int, frozenset[str]], None], commands: Commands, loaded: Sequence[Any]) -> None:
+    """Do one shard after another, and let go of what was loaded at the end."""
     while (command := commands.wait()) is not None and not context.stopping():
         work(*command)
         if context.stopping():
             break
         context.later(context.done, command[0])
+    context.wait()
+    for one in loaded:
+        if close := getattr(one, "close", None):
+            close()
 
 
-def _versions() -> dict[str, str]:
+def versions_in_use() -> dict[str, str]:
     """Return the versions of the libraries that are in use, for the record."""
     names = ("torch", "diffusers", "transformers", "vllm", "openai", "open_clip", "PIL", "numpy", "synthvlm")
     found = {n: str(getattr(sys.modules[n], "__version__", "?")) for n in names if n in sys.modules}

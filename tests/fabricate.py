@@ -126,7 +126,7 @@ def fabricate_run(
         }
         parts.commit(run.store, name, shard, stage.schema, finished, pixels, info)
     if scores:
-        _score(run, stage, scores, side)
+        _score(run, stage, scores, side, set(cut or {}))
     return run
 
 
@@ -135,7 +135,7 @@ def noise_of(sample_id: str, candidate: int) -> float:
     return hashlib.md5(f"{sample_id}/{candidate}".encode(), usedforsecurity=False).digest()[0] / 255
 
 
-def _score(run: RunDirectory, made: Stage, name: str, side: int) -> None:
+def _score(run: RunDirectory, made: Stage, name: str, side: int, cut: set[str]) -> None:
     columns = ["clip", "clip_cut", "ssim", "ssim_small"]
     cards = {
         "clip": {"metric": "CLIPScore: max(cosine, 0)", "model": "fabricated", "prefix": "A photo depicts ", "text": "cut"},
@@ -157,7 +157,7 @@ def _score(run: RunDirectory, made: Stage, name: str, side: int) -> None:
             wobble = random.Random(row["id"]).gauss(0, 0.02)
             values = {
                 "clip": 0.38 - 0.12 * noise + wobble,
-                "clip_cut": 0.0,
+                "clip_cut": float(row["id"] in cut),
                 "ssim": 1.0 if small else 0.9 - 0.3 * noise + wobble,
                 "ssim_small": float(small),
             }

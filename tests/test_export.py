@@ -12,6 +12,7 @@ from synthvlm import parts, prompts
 from synthvlm.compact import compact
 from synthvlm.errors import OptionError, RunError
 from synthvlm.export import FORMATS, export
+from synthvlm.exporting.formats import FOLDERS
 from synthvlm.formats import read_captions
 from synthvlm.run import RunDirectory
 from synthvlm.select import select
@@ -121,10 +122,10 @@ def test_no_split_is_read_out_of_ids(tmp_path: Path) -> None:
     # datasets looks for "train", "val", "test" in folders first, then in file names; every file stands under train/.
     run = chosen(tmp_path / "run", {"COCO_val2014_1": "a red circle", "test-2": "a blue circle"}, 1)
     out = Path(export(run, "imagefolder")["out"])
-    assert all(name.startswith("train/") for name in tree(out) if not name.endswith(".sha256"))
+    assert all(name.startswith("train/") for name in tree(out) if not name.endswith((".sha256", "README.md")))
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", FOLDERS)
 def test_hostile_ids_stay_inside_and_names_are_unique_whatever_the_case(tmp_path: Path, format: str) -> None:
     run = chosen(tmp_path / "run", {i: f"a red circle {n}" for n, i in enumerate(HOSTILE)}, 1)
     before = tree(tmp_path)
@@ -183,7 +184,7 @@ def test_images_no_longer_selected_go_and_the_users_own_stay(tmp_path: Path) -> 
     done = export(run, "llava", out=out)
     assert (done["records"], done["removed"], done["kept"]) == (5, 15, 5)
     mine_too = {"images/00000/mine.jpg"}
-    assert {r["image"] for r in llava(out)} | mine_too | {"llava.json", "llava.sha256"} == set(tree(out))
+    assert {r["image"] for r in llava(out)} | mine_too | {"llava.json", "llava.sha256", "README.md"} == set(tree(out))
 
 
 def test_formats_may_share_a_folder(tmp_path: Path) -> None:
@@ -191,11 +192,13 @@ def test_formats_may_share_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for format in FORMATS:
         export(run, format, out=out)
+    assert {format for format in FORMATS if (out / f"{format}.sha256").stat().st_size} == set(FORMATS)
     select(run, [run.stage("clip-ssim")], top="3")
-    assert export(run, "llava", out=out)["removed"] == 0  # the JSON Lines still name them
+    assert export(run, "llava", out=out)["removed"] == 0  # the JSON Lines still name them, and LLaMA-Factory's messages
     lines = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
     assert len(lines) == 10 and all((out / r["image"]).is_file() for r in lines)
-    assert export(run, "jsonl", out=out)["removed"] == 7
+    assert export(run, "jsonl", out=out)["removed"] == 0
+    assert export(run, "llamafactory", out=out)["removed"] == 7
     other = chosen(tmp_path / "other", captions(10), seed=1, side=32)
     with pytest.raises(RunError, match="another run"):
         export(other, "llava", out=out)

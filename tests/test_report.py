@@ -51,6 +51,20 @@ def made(run: RunDirectory) -> tuple[str, dict[str, Any], str]:
     return *page_and_figures(path), path
 
 
+def test_the_share_of_captions_that_were_cut_is_always_there(made: tuple[str, dict[str, Any], str], tmp_path: Path) -> None:
+    page, numbers, _ = made
+    (remark,) = [r for r in numbers["scored"]["remarks"] if r["column"] == "clip_cut"]
+    assert (remark["captions"], remark["of"], remark["pairs"]) == (2, 30, 6)
+    assert "2 of 30 captions (6.7%): the caption was cut." in page
+    whole, _ = page_and_figures(report(chosen(tmp_path / "none-cut", captions(3))))
+    assert "0 of 3 captions (0.0%): the caption was cut." in whole
+
+
+def test_a_flag_is_told_by_the_score_that_it_stands_beside() -> None:
+    columns = ["clip_mean", "clip_min", "clip_cut", "ssim", "ssim_small", "clear_cut", "cut"]
+    assert [c for c in columns if figures.is_remark(c, columns)] == ["clip_cut", "ssim_small"]
+
+
 def test_the_table_stands_in_the_page_as_the_selection_has_it(run: RunDirectory, made: tuple[str, dict[str, Any], str]) -> None:
     page, numbers, path = made
     assert path == f"{run.root}/report/report.html"

@@ -68,7 +68,9 @@ _GENERATE = (
     ),
     click.option("--quality", type=click.IntRange(1, 100), help="JPEG quality. [95]"),
     click.option(
-        "--store", type=click.Choice(["all", "best"]), help="best: keep only each caption's best candidate; losers never reach the disk."
+        "--store",
+        type=click.Choice(["all", "best", "top"]),
+        help="best: keep only each caption's best candidate; losers never reach the disk. top: only those that --top will select.",
     ),
 )
 _CAPTION = (
@@ -104,6 +106,18 @@ made_images_options = _together(
     click.option("--selection", metavar="NAME", help="Of a run that made images: caption only those of this selection."),
 )
 
+curate_options = _together(
+    click.option(
+        "--rule",
+        "rules",
+        multiple=True,
+        metavar="COLUMN=MIN..MAX|off",
+        help="Another limit for what is measured of a caption (words=3..200, urls=off); repeatable. All of them: docs/curation.md.",
+    ),
+    click.option("--language", "languages", metavar="CODES", help="Keep captions in these languages, such as en or en,de. [any]"),
+    click.option("--duplicates", type=click.Choice(["off", "exact", "near"]), help="Which to drop all but the first of. [exact]"),
+)
+
 score_options = _together(
     click.option(
         "--scorer", "scorers", multiple=True, metavar="NAME", help="A scorer; repeatable. [clip, ssim, or what the model recommends]"
@@ -114,7 +128,18 @@ weight_option = _together(
     click.option("--weight", "weights", multiple=True, metavar="SCORE=VALUE", help="Weight of a score in the total. [clip=1 ssim=0.5]"),
 )
 
-select_options = _together(click.option("--top", help="Share (10%) or number of captions whose best pair is kept. [10%]"), weight_option)
+select_options = _together(
+    click.option("--top", help="Share (10%) or number of captions whose best pair is kept. [10%, or with --threshold all]"),
+    weight_option,
+    click.option("--threshold", type=float, help="Keep only pairs of at least this total."),
+    click.option("--group-by", metavar="FIELD", help="source, or a field of the input: --top is then each group's."),
+    click.option("--normalise", type=click.Choice(["none", "rank"]), help="rank: a score counts by its percent rank. [none]"),
+    click.option(
+        "--max-similarity", type=click.FloatRange(0, 1, min_open=True), help="Of two images with this cosine or more keep the better."
+    ),
+    click.option("--clusters", type=click.IntRange(1), help="Group the images by likeness into so many clusters, which take turns."),
+)
+SELECTION = ("top", "threshold", "group_by", "normalise", "max_similarity", "clusters")
 
 execution_options = _together(
     click.option("--gpus", help="Which GPUs: 0-7, or 0,2,5. [all]"),
@@ -133,6 +158,7 @@ execution_options = _together(
     click.option("--overwrite", is_flag=True, help="Replace a stage that was made with other settings."),
 )
 
+_EXAMPLES = {"--weight": "ssim=0.5", "--rule": "words=3..200"}
 SUGAR = ("width", "height", "steps", "guidance", "negative_prompt", "batch_size", "dtype")
 CAPTION_SUGAR = ("engine", "base_url", "quantization", "temperature", "trust_remote_code")
 INPUT = {
@@ -152,11 +178,19 @@ def key_values(pairs: tuple[str, ...], what: str) -> dict[str, str]:
     for pair in pairs:
         key, found, value = pair.partition("=")
         if not found or not key:
-            raise OptionError(
-                f"{what} {pair!r} is not KEY=VALUE", f"write for example {what} {'ssim=0.5' if what == '--weight' else 'steps=30'}"
-            )
+            raise OptionError(f"{what} {pair!r} is not KEY=VALUE", f"write for example {what} {_EXAMPLES.get(what, 'steps=30')}")
         out[key.strip()] = value
     return out
+
+
+def rules(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return the limits that --rule COLUMN=MIN..MAX|off sets. Raises OptionError for what is no limit."""
+    from synthvlm.curating.rules import parse
+
+    limits = key_values(pairs, "--rule")
+    for column, limit in limits.items():
+        parse(column, limit)
+    return limits
 
 
 def weights(pairs: tuple[str, ...]) -> dict[str, float] | None:

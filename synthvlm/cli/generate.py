@@ -13,10 +13,14 @@ from synthvlm.cli import common
 @common.run_argument
 @click.option("--input", "captions", help="Captions to read into the run first; a new run needs them.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of a new run. [0]")
+@click.option(
+    "--curation", metavar="NAME|off", help="Take what this curation keeps; off: every caption. [the run's default one, if it has one]"
+)
 @common.input_options
 @common.model_options
 @common.score_options
 @common.weight_option
+@click.option("--keep-top", help="With --store top: share or number of captions whose best image stays. [10%]")
 @common.execution_options
 def command(run_dir: str, captions: str | None, seed: int | None, **flags: Any) -> None:
     """Make the images that RUN still lacks."""
@@ -29,8 +33,12 @@ def command(run_dir: str, captions: str | None, seed: int | None, **flags: Any) 
         raise OptionError(
             f"{unread[0].replace('input-', '')} is about reading captions, and there are none to read", "give them with --input"
         )
-    if flags["store"] != "best" and (flags["scorers"] or flags["weights"]):
-        raise OptionError("--scorer and --weight are of use here only with --store best", "score afterwards with: synthvlm score RUN")
+    if flags["keep_top"] and flags["store"] != "top":
+        raise OptionError("--keep-top is of use only with --store top", "later: synthvlm prune RUN --keep-top N")
+    if flags["store"] not in ("best", "top") and (flags["scorers"] or flags["weights"]):
+        raise OptionError(
+            "--scorer and --weight are of use here only with --store best or top", "score afterwards with: synthvlm score RUN"
+        )
     steps = {"generate": {}, "score": {}, "select": {}}
     whole = line.overlay(
         recipe.parse({"steps": [{k: v} for k, v in steps.items()]}, "the command line"), captions, run_dir, flags | {"seed": seed}

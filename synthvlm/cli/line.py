@@ -10,6 +10,10 @@ import click
 from synthvlm.cli import common
 from synthvlm.errors import OptionError
 
+GROUPS_SHOWN = 30
+SAFETY = "SYNTHVLM_NSFW_CHECKPOINT"
+"""Environment variable that names the image-safety model at hand: with it, ``synth`` uses the scorer ``nsfw`` unasked."""
+
 
 def overlay(recipe: Any, captions: str | None, out: str | None, flags: dict[str, Any]) -> Any:
     """Return the recipe with the flags laid over it (flags win)."""
@@ -26,21 +30,47 @@ def overlay(recipe: Any, captions: str | None, out: str | None, flags: dict[str,
         data["steps"] = _captioning(data["steps"], flags)
         return parse(data, "the command line")
     model_options, scorer_options = common.split_options(flags)
+    if flags.get("no_curate"):
+        data["steps"] = [s for s in data["steps"] if "curate" not in s]
     for step in data["steps"]:
         (verb,) = step
         settings = step[verb]
-        if verb == "generate":
-            fields = ("model", "preset", "repeat", "image_format", "quality", "store", "name")
+        if verb == "curate":
+            asked = curate_flags(flags)
+            settings |= asked | ({"limits": settings.get("limits", {}) | asked["limits"]} if "limits" in asked else {})
+        elif verb == "generate":
+            fields = ("model", "preset", "repeat", "image_format", "quality", "store", "keep_top", "curation", "name")
             settings |= common.given(**{f: flags.get(f) for f in fields})
+            if flags.get("no_curate"):
+                settings["curation"] = "off"
             if model_options:
                 settings["options"] = settings.get("options", {}) | model_options
         elif verb == "score":
             merge_scorers(settings, flags, scorer_options, data)
         elif verb == "select":
-            settings |= common.given(top=flags.get("top"), weights=common.weights(flags.get("weights", ())))
+            settings |= common.given(weights=common.weights(flags.get("weights", ())), **{f: flags.get(f) for f in common.SELECTION})
         elif verb == "export":
             settings |= common.given(formats=list(flags.get("export_formats") or ()) or None)
+    _with_safety(data["steps"])
     return parse(data, "the command line")
+
+
+def _with_safety(steps: list[dict[str, Any]]) -> None:
+    """Have images looked at by the safety model that the machine's owner names, before they are exported; its limit then keeps some out."""
+    model = os.environ.get(SAFETY)
+    at = next((n for n, s in enumerate(steps) if "export" in s), None)
+    asked = any("nsfw" in (s.get("score", {}).get("scorers") or {}) for s in steps)
+    if model and at is not None and not asked and any("generate" in s for s in steps):
+        steps.insert(at, {"score": {"scorers": {"nsfw": {"checkpoint": model}}, "name": "nsfw"}})
+
+
+def curate_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a curate step that the flags give."""
+    return common.given(
+        limits=common.rules(flags.get("rules", ())),
+        languages=[x.strip() for x in (flags.get("languages") or "").split(",") if x.strip()] or None,
+        duplicates=flags.get("duplicates"),
+    )
 
 
 def _captioning(steps: list[dict[str, Any]], flags: dict[str, Any]) -> list[dict[str, Any]]:
@@ -180,7 +210,11 @@ def tell_step(moment: str, verb: str, run: Any) -> None:
     if moment == "begin":
         return
     result = run.results[verb]
-    if verb in ("generate", "score", "caption"):
+    if verb == "curate":
+        from synthvlm.cli.funnel import tell
+
+        tell(result)
+    elif verb in ("generate", "score", "caption"):
         tell_tally(verb, result)
     elif verb == "select":
         tell_selection(result)
@@ -207,24 +241,82 @@ def tell_tally(verb: str, result: dict[str, Any]) -> None:
 
 def tell_selection(summary: dict[str, Any]) -> None:
     """Print the paper's table for the run: before, best of each caption, selected."""
-    from rich.console import Console
-    from rich.table import Table
-
     columns = [c for c in summary["weights"] if summary["weights"][c]]
-    table = Table(title=None, show_edge=False, pad_edge=False)
-    table.add_column("Set")
-    for heading in ("Samples", *columns, "total"):
-        table.add_column(heading, justify="right")
-    for name, means in summary["sets"].items():
-        table.add_row(name, f"{means['samples']:,}", *(f"{means[c]:.3f}" for c in [*columns, "total"]))
-    Console().print(table)
+    sets = [(name, f"{m['samples']:,}", *(_mean(m[c]) for c in [*columns, "total"])) for name, m in summary["sets"].items()]
+    _table("Set", ["Samples", *columns, "total"], sets)
+    if "groups" in summary:
+        groups = [(str(g["group"]), f"{g['captions']:,}", f"{g['selected']:,}", _mean(g["total"])) for g in summary["groups"]]
+        _table(summary["asked"]["group_by"], ["captions", "selected", "total"], groups[:GROUPS_SHOWN])
+        if len(groups) > GROUPS_SHOWN:
+            click.echo(f"and {len(groups) - GROUPS_SHOWN:,} more, in the selection's .json")
     terms = "; ".join(
         f"{c} {t['share']:.0%} of the ranking (alone it would choose {t['alone_overlap']:.0%} of these)"
         for c, t in summary["terms"].items()
     )
     click.echo(f"Selected {summary['selected']:,} of {summary['captions']:,} captions (top {summary['top']}). {terms}")
+    if alike := summary.get("diversity"):
+        clusters = f"; {alike['clusters']:,} clusters took turns" if "clusters" in alike else ""
+        click.echo(f"  {alike['near_duplicates']:,} of {alike['looked_at']:,} images left out as nearly those of better pairs{clusters}")
     if summary["winners_not_stored"]:
         click.echo(
-            f"  {summary['winners_not_stored']:,} winners' pixels were not kept under other weights; the best stored candidate was taken",
+            f"  {summary['winners_not_stored']:,} winners' pixels were not kept; the best stored candidate, or the next caption, was taken.\n"
+            "  To have them made again first: synthvlm regenerate RUN --top N",
             err=True,
         )
+
+
+def tell_prune(told: dict[str, Any], dry: bool = False) -> None:
+    """Say what pruning came to."""
+    more = f", and {told['kept_for_selections']:,} that selections have" if told["kept_for_selections"] else ""
+    verb = "would drop" if dry else "dropped"
+    click.echo(
+        f"Pixels ({told['stage']}): kept the best image of {told['kept']:,} captions{more}; {verb} {told['dropped']:,} ({told['bytes'] / 1e6:,.1f} MB)",
+        err=True,
+    )
+
+
+def tell_regenerated(told: dict[str, Any]) -> None:
+    """Say what making images again came to."""
+    there = f"; {told['there']:,} were there" if told["there"] else ""
+    click.echo(f"Images ({told['stage']}): {told['made']:,} of {told['asked']:,} made again, each with the bytes on record{there}", err=True)
+
+
+def tell_sweep(swept: dict[str, Any]) -> None:
+    """Print how the selected set changes with a weight."""
+    columns = list(dict.fromkeys([*swept["weights"], swept["sweep"].removeprefix("weight.")]))
+    rows = []
+    for v in swept["values"]:
+        changed = "" if v["changed"] is None else f"{v['changed']:,}"
+        rows.append(
+            (
+                f"{v['value']:g}",
+                f"{v['selected']:,}",
+                f"{v['overlap']:.1%}",
+                changed,
+                *(_mean(v[c]) for c in columns),
+                _mean(v["threshold"]),
+            )
+        )
+    _table(swept["sweep"], ["selected", "overlap", "changed", *columns, "least total"], rows)
+    terms = " + ".join(f"{w:g} {c}" for c, w in swept["weights"].items())
+    click.echo(
+        f"overlap: with the {swept['base_selected']:,} pairs that {terms} selects (top {swept['top']}); changed: since the line above."
+    )
+
+
+def _mean(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _table(first: str, headings: list[str], rows: list[tuple[str, ...]]) -> None:
+    """Print a table of figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=None, show_edge=False, pad_edge=False)
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -70,6 +70,7 @@ def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
         click.echo(f"Workers: {len(devices)} ({', '.join(devices)}), {execution.threads_each()} threads each")
         problems += _folder(whole)
         try:
+            _curate(run, whole, execution, fetch)
             problems += _generate(run, whole, execution, fetch)
             _caption(run, whole, execution, fetch)
         except SynthVLMError as error:
@@ -107,6 +108,15 @@ def _generate(run: Any, whole: Any, execution: Any, fetch: bool) -> list[str]:
     if s is not None:
         _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch))
     return problems
+
+
+def _curate(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
+    """Settle what the curate steps measure."""
+    from synthvlm.preparing import prepare_measure
+
+    for step in whole.all("curate"):
+        for name, options in (step.with_blocklists() or {"text": {}}).items():
+            _tell(prepare_measure(run, name, options, execution=execution, fetch=fetch))
 
 
 def _caption(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
@@ -184,7 +194,7 @@ def _disk(out: str | None, stage: Any, samples: int, step: Any) -> list[str]:
         f"Images: {samples * stage.repeat:,} ({stage.repeat} per caption, {width}×{height}), about {need / 1e9:.1f} GB kept; {free / 1e9:.0f} GB free"
     )
     return (
-        [f"the images may need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free\n  --store best keeps one per caption"]
+        [f"the images may need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free\n  --store best keeps one per caption, --store top as many as are selected"]
         if need > free
         else []
     )

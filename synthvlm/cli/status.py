@@ -52,6 +52,10 @@ def command(run_dir: str, verify: bool, as_json: bool) -> None:
             click.echo(f"    {perspective}: {n['made']:,} made{more}")
         for f in t["failures"]:
             click.echo(f"    {f['rows']:,} × {f['class']}: {f['example']}")
+    for name in run.store.list("curation", ".json"):
+        c = run.store.read_json(f"curation/{name}") or {}
+        if not name.endswith(".pool.json"):
+            click.echo(f"  curation {name.removesuffix('.json')}: keeps {c['kept']:,} of {c['captions']:,} captions")
     for name, s in selections.items():
         click.echo(f"  selection {name}: {s['selected']:,} of {s['captions']:,} captions, top {s['top']}")
     if verify and not damaged:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from synthvlm.cli import common
+from synthvlm.exporting.formats import FORMATS
 
 
 @click.command("synth")
@@ -16,6 +17,8 @@ from synthvlm.cli import common
 @click.option("--out", metavar="RUN", help="The run's folder; running again resumes it. [runs/NAME-MODEL]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the run. [0]")
 @common.input_options
+@click.option("--no-curate", is_flag=True, help="Take every caption as it is.")
+@common.curate_options
 @common.model_options
 @common.score_options
 @common.select_options
@@ -23,14 +26,14 @@ from synthvlm.cli import common
     "--export",
     "export_formats",
     multiple=True,
-    type=click.Choice(["llava", "jsonl", "imagefolder"]),
+    type=click.Choice(list(FORMATS)),
     help="Format of the data set; repeatable. [llava]",
 )
 @common.execution_options
 def command(captions: str | None, input_path: str | None, out: str | None, **flags: Any) -> None:
     """Captions in, the best image-caption pairs out.
 
-    Generates candidates, scores each pair by CLIP + 0.5 SSIM, keeps the best, exports them and writes a report. Run the
+    Leaves out captions that are no captions (advertisements, addresses, file names, double ones …), generates candidates, scores each pair by CLIP + 0.5 SSIM, keeps the best, exports them and writes a report. Run the
     same command again after any stop: it goes on where it was.
     """
     whole_line("synth", captions, input_path, out, **flags)

@@ -29,10 +29,12 @@ class Job:
     retry_failed: bool = False
     max_failures: float = 0.5
     commit_seconds: float = 60.0
+    remake: list[str] = field(default_factory=list)
+    """Keys of images to make again; nothing else is made then."""
 
     def message(self) -> dict[str, Any]:
         """Return the first line for a worker, without its device."""
-        return {
+        message = {
             "run": self.run,
             "stages": self.stages,
             "plugins": self.plugins,
@@ -40,6 +42,7 @@ class Job:
             "retry_failed": self.retry_failed,
             "commit_seconds": self.commit_seconds,
         }
+        return message | ({"remake": self.remake} if self.remake else {})
 
 
 @dataclass

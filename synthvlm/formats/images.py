@@ -3,7 +3,7 @@
 - A list names images in ``image`` (or ``path``, ``file_name`` …): the seeds' ``[{"image": path}, …]``, JSONL, CSV, TSV, Parquet, or
   text with a path a line. Relative paths start from the list's own folder, then from ``image_root``.
 - A folder is searched with everything in it; ``photo.txt`` beside ``photo.jpg`` is its caption. A pattern is ``photos/**/*.jpg`` or
-  ``shards/{000..127}.tar``; the tars of either are read as WebDataset.
+  ``shards/{000..127}.tar``; the tars of either are read as WebDataset. Both may be on a place that fsspec reads (``s3://bucket/photos``).
 - A tar's images are named in place (no copy); of one sample, ``.txt`` is the caption and ``.json`` holds the other fields.
 """
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthvlm.errors import InputError, OptionError
-from synthvlm.formats import FORMATS, read_records
+from synthvlm.formats import FORMATS, read_records, remote
 from synthvlm.formats.files import open_source
 from synthvlm.formats.records import BadRecord, ImageFields
 from synthvlm.images import tar_uri
@@ -63,12 +63,18 @@ def read_images(
 
 def is_list(source: str) -> bool:
     """Say whether ``source`` is one file that lists images, rather than the images themselves (a folder, a pattern, tars)."""
-    return not (os.path.isdir(source) or _is_pattern(source) or source.lower().endswith((*ENDINGS, ".tar", *_PACKED_TAR)))
+    if source.lower().endswith((*ENDINGS, ".tar", *_PACKED_TAR)) or _is_pattern(source):
+        return False
+    return not (remote.is_folder(source) if remote.is_remote(source) else os.path.isdir(source))
 
 
 def listing(source: str) -> str:
     """Return the digest of names, sizes and times of everything that a folder, pattern or tar comes to: it tells of any change."""
     digest = hashlib.sha256()
+    if remote.is_remote(source):
+        for entry in remote.search(_expanded(source)):
+            digest.update(f"{entry.url}\0{entry.stamp}\n".encode())
+        return digest.hexdigest()
     for path in _files(source):
         try:
             stat = os.stat(path)
@@ -84,16 +90,20 @@ def _read(source: str, fields: ImageFields, format: str | None, root: str | None
         for record in read_records(source, fields, format):
             yield record if isinstance(record, BadRecord) else Found(record, places(record.image or "", base, root))
         return
-    for path in _files(source):
+    if remote.is_remote(source):
+        found = ((entry.url, entry.text) for entry in remote.search(_expanded(source)))
+    else:
+        found = ((path, True) for path in _files(source))
+    for path, text in found:
         low = path.lower()
         if low.endswith(_PACKED_TAR):
             raise InputError(f"{path} is packed, so that its images have no place in it to read them from", "unpack it to a plain .tar")
         if low.endswith(".tar"):
             yield from _tar(path, fields)
         elif low.endswith(ENDINGS):
-            name = os.path.normpath(path)
-            record = fields.sample({fields.image: name, **_beside(path, fields)}, 1)
-            yield record if isinstance(record, BadRecord) else Found(record, (os.path.abspath(path),))
+            name, where = (path, path) if "://" in path else (os.path.normpath(path), os.path.abspath(path))
+            record = fields.sample({fields.image: name, **(_beside(path, fields) if text else {})}, 1)
+            yield record if isinstance(record, BadRecord) else Found(record, (where,))
 
 
 def places(name: str, base: str, root: str | None) -> tuple[str, ...]:
@@ -104,7 +114,9 @@ def places(name: str, base: str, root: str | None) -> tuple[str, ...]:
 
 
 def _is_pattern(source: str) -> bool:
-    return "://" not in source and not os.path.exists(source) and bool(set("*?[") & set(source) or _RANGE.search(source))
+    if source.startswith(("http:", "https:")) or ("://" not in source and os.path.exists(source)):
+        return False
+    return bool(set("*?[") & set(source) or _RANGE.search(source))
 
 
 def _files(source: str) -> Iterator[str]:
@@ -151,8 +163,11 @@ def _walk(folder: str, above: set[tuple[int, int]]) -> Iterator[str]:
 
 def _beside(path: str, fields: ImageFields) -> dict[str, Any]:
     """Return the caption in the text file beside an image, if there is one."""
+    beside = os.path.splitext(path)[0] + ".txt"
     try:
-        with open(os.path.splitext(path)[0] + ".txt", encoding="utf-8") as file:
+        if "://" in path:
+            return {fields.caption: remote.read_text(beside, _LONGEST_TEXT)}
+        with open(beside, encoding="utf-8") as file:
             return {fields.caption: file.read(_LONGEST_TEXT)}
     except (OSError, UnicodeDecodeError):
         return {}

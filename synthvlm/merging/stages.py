@@ -8,7 +8,7 @@ from urllib.parse import quote as percent
 import duckdb
 
 from synthvlm.errors import RunError
-from synthvlm.export_formats import FORMATS
+from synthvlm.exporting.formats import FOLDERS, FORMATS
 from synthvlm.merging import join
 from synthvlm.merging.join import Column
 from synthvlm.run import RunDirectory, Stage
@@ -44,7 +44,7 @@ def load_images(db: duckdb.DuckDBPyConnection, run: RunDirectory, source: str) -
     told: list[str] = []
     if source == "samples":
         found = f"SELECT row * {_CANDIDATES} AS place, image, caption FROM {run.samples_sql()} WHERE image IS NOT NULL"
-    elif format := next((f for f in FORMATS if run.store.exists(f"exports/{f}/{FORMATS[f].file}")), None):
+    elif format := next((f for f in FOLDERS if run.store.exists(f"exports/{f}/{FORMATS[f].file}")), None):
         found = _exported(db, run, run.stage(source), format)
     else:
         found = _stored(db, run, run.stage(source))

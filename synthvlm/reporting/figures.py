@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from synthvlm import cards as cards_of
 from synthvlm import parts
 from synthvlm.errors import RunError
 from synthvlm.reporting.bins import density, histogram
@@ -54,8 +55,9 @@ class Subject:
 
 
 def is_remark(column: str, columns: list[str]) -> bool:
-    """Say whether ``column`` is a remark on another one, such as ``clip_cut``."""
-    return any(column == f"{other}{ending}" for other in columns for ending in _REMARKS)
+    """Say whether ``column`` is a remark on another one, such as ``clip_cut`` on ``clip``, or on ``clip_mean`` and ``clip_min``."""
+    stems = [column.removesuffix(ending) for ending in _REMARKS if column.endswith(ending)]
+    return any(other == stem or (other != column and other.startswith(f"{stem}_")) for stem in stems for other in columns)
 
 
 def label(column: str) -> str:
@@ -77,7 +79,7 @@ def open_subject(run: RunDirectory, db: duckdb.DuckDBPyConnection, selection: st
     stages = [run.stage(n) for n in run.stage_names()]
     if summary is not None and images in (None, summary["images"]):
         return Subject(run, run.stage(summary["images"]), [run.stage(n) for n in summary["scores"]], summary, db)
-    scored = [s for s in stages if s.kind == "score" and s.columns and parts.list_parts(run.store, s.name)]
+    scored = [s for s in stages if s.kind == "score" and s.reads_pixels and s.columns and parts.list_parts(run.store, s.name)]
     generated = [s.name for s in stages if s.kind == "generate"]
     if not generated:
         raise RunError(f"{run.root} has no images yet", "run: synthvlm generate RUN --model MODEL")
@@ -103,9 +105,13 @@ def gather(subject: Subject) -> dict[str, Any]:
         "images": _images(subject),
         "stages": [_stage(subject, s) for s in (stage, *subject.scores)],
         "other_stages": [
-            n for n in run.stage_names() if n not in {stage.name, *(s.name for s in subject.scores)} and run.stage(n).kind != "caption"
+            n
+            for n in run.stage_names()
+            if n not in {stage.name, *(s.name for s in subject.scores)}
+            and (run.stage(n).kind == "generate" or (run.stage(n).kind == "score" and run.stage(n).reads_pixels))
         ],
         "notes": _notes(db),
+        "curation": _curation(subject),
         "selection": None,
         "scored": None,
     }
@@ -114,6 +120,16 @@ def gather(subject: Subject) -> dict[str, Any]:
     if subject.selection and figures["scored"]:
         figures["selection"] = _selection(subject, figures["scored"])
     return clean(figures)
+
+
+def _curation(subject: Subject) -> dict[str, Any] | None:
+    """Return the funnel of the captions that the images were made of, or None if they were taken as they are."""
+    name = subject.images.runtime.get("curation")
+    record = subject.run.store.read_json(f"curation/{name}.json") if name else None
+    if record is None:
+        return None
+    kept = {k: record[k] for k in ("name", "captions", "kept", "not_measured", "limits", "cards")}
+    return kept | {"funnel": [f for f in record["funnel"] if f["holds_of"]]}
 
 
 def _source(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +160,7 @@ def _stage(subject: Subject, stage: Stage) -> dict[str, Any]:
     """Return a stage's settings (its identity only: other options may hold keys and paths), failures and where it ran."""
     checkpoints = {n: c for p in stage.plugins for n, c in p.get("checkpoints", {}).items()}
     plugins = [{k: p.get(k) for k in ("name", "distribution", "version")} for p in stage.plugins]
-    asked = {n: {"asked": _without_folders(c.get("asked")), "revision": c.get("revision")} for n, c in checkpoints.items()}
+    asked = {n: {"asked": without_folders(c.get("asked")), "revision": c.get("revision")} for n, c in checkpoints.items()}
     facts = {"name": stage.name, "kind": stage.kind, "plugins": plugins, "checkpoints": asked, "identity": stage.identity}
     table = "made" if stage is subject.images else subject.run.table_sql(stage)
     reasons = fetch(
@@ -155,15 +171,15 @@ def _stage(subject: Subject, stage: Stage) -> dict[str, Any]:
     made = sum(r["rows"] for r in reasons if r["good"])
     failures = [{k: r[k] for k in ("class", "rows", "example")} for r in reasons if not r["good"]]
     facts |= {"made": made, "failed": sum(r["rows"] for r in failures), "failures": failures}
-    return facts | {"repeat": stage.repeat, "store": stage.runtime.get("store"), **_where(subject.run, stage, made)}
+    return facts | {"repeat": stage.repeat, "store": stage.runtime.get("store"), **where(subject.run, stage, made)}
 
 
-def _without_folders(checkpoint: Any) -> str:
+def without_folders(checkpoint: Any) -> str:
     """Return a hub name as it is, and of a local directory its name only."""
     return os.path.basename(str(checkpoint).rstrip("/")) if os.path.isabs(str(checkpoint)) else str(checkpoint)
 
 
-def _where(run: RunDirectory, stage: Stage, rows: int) -> dict[str, Any]:
+def where(run: RunDirectory, stage: Stage, rows: int) -> dict[str, Any]:
     """Return devices, versions and, where enough was measured, rows a second of one worker, from what stands beside the parts."""
     devices: dict[str, int] = {}
     versions: dict[str, set[str]] = {}
@@ -188,6 +204,7 @@ def _where(run: RunDirectory, stage: Stage, rows: int) -> dict[str, Any]:
 def _scored(subject: Subject) -> dict[str, Any]:
     """Make the table ``scored`` and return its figures."""
     db, run, columns = subject.db, subject.run, subject.all_columns
+    warnings = cards_of.check(run, subject.scores)
     total = " + ".join(f'{float(w)!r} * "{c}"' for c, w in subject.weights.items())
     named = "".join(f', "{c}"' for c in columns)
     chosen = "(SELECT NULL::VARCHAR AS chosen WHERE false)"
@@ -204,6 +221,7 @@ def _scored(subject: Subject) -> dict[str, Any]:
     return {
         "pairs": pairs,
         "selected": selected,
+        "warnings": warnings,
         "columns": subject.columns,
         "weights": dict(subject.weights),
         "formula": formula(subject.weights),
@@ -216,8 +234,11 @@ def _scored(subject: Subject) -> dict[str, Any]:
 
 
 def _remark(db: duckdb.DuckDBPyConnection, column: str, card: Mapping[str, Any]) -> dict[str, Any]:
-    count = db.execute(f'SELECT count(*) FILTER ("{column}" > 0) FROM scored').fetchall()[0][0]
-    return {"column": column, "pairs": count, "metric": card.get("metric", column)}
+    counts = f'count(*) FILTER ("{column}" > 0) AS pairs, count(DISTINCT id) FILTER ("{column}" > 0) AS captions, count(DISTINCT id) AS of'
+    of_captions = column.endswith("_cut")
+    return {"column": column, "metric": card.get("metric", column), "of_captions": of_captions} | fetch(db, f"SELECT {counts} FROM scored")[
+        0
+    ]
 
 
 def _selection(subject: Subject, scored: Mapping[str, Any]) -> dict[str, Any]:

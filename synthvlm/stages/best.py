@@ -1,4 +1,4 @@
-"""``--store best``: make, score, and keep or drop inside one shard, so that losers never reach the disk.
+"""``--store best`` and ``top``: make, score, and keep or drop inside one shard, so that losers never reach the disk.
 
 Scores are committed before the images that they belong to: whatever dies in between, no image without pixels lacks its score.
 """
@@ -9,13 +9,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from synthvlm import pruning
 from synthvlm.errors import RunError
 from synthvlm.run import Stage, fetch, row_key, steadily
 from synthvlm.sample import Failed
 from synthvlm.select import default_weights
 from synthvlm.stages.batching import run_batches
 from synthvlm.stages.generate import encode, request
-from synthvlm.stages.score import Scorers, decode, score_row
+from synthvlm.stages.score import OncePerCaption, Scorers, decode, score_row
 
 if TYPE_CHECKING:
     from synthvlm.worker import Context
@@ -41,6 +42,7 @@ def best_shard(
     for row in rows:
         missing[row["id"]] = missing.get(row["id"], 0) + 1
     standing = _best_so_far(context, stage, scoring, shard, weights)
+    floor = pruning.floor(context.run, stage, weights)
     made: dict[str, list[tuple[Row, tuple[str, bytes] | None]]] = {}
 
     def finish(batch: list[tuple[Row, Any, int]]) -> None:
@@ -51,7 +53,7 @@ def best_shard(
         for sample in whole:
             candidates = made.pop(sample)
             scored = _score(scorers, scoring, candidates, captions[sample])
-            done = _keep_best(candidates, scored, weights, standing.get(sample))
+            done = _keep_best(candidates, scored, weights, standing.get(sample), floor)
             with context.commit_lock:  # an image without pixels must never be committed without its score
                 if scored:
                     score_writer.add(scored[0]["row"] // scoring.shard_size, scored)
@@ -84,7 +86,7 @@ def _score(scorers: Scorers, scoring: Stage, candidates: list[tuple[Row, tuple[s
     good = [w for w in wanted if w["key"] not in results]
     for batch in run_batches(good, lambda w: decoded[w["key"]], scorers.score, scorers, _Silent(), pad=False):
         results |= {w["key"]: result for w, result, _ in batch}
-    return [score_row(w, results[w["key"]], scoring.columns) for w in wanted]
+    return OncePerCaption(scorers)([score_row(w, results[w["key"]]) for w in wanted])
 
 
 class _Silent:
@@ -99,13 +101,19 @@ class _Silent:
 
 
 def _keep_best(
-    candidates: list[tuple[Row, tuple[str, bytes] | None]], scored: list[Row], weights: dict[str, float], standing: float | None
+    candidates: list[tuple[Row, tuple[str, bytes] | None]],
+    scored: list[Row],
+    weights: dict[str, float],
+    standing: float | None,
+    floor: float | None,
 ) -> list[tuple[Row, tuple[str, bytes] | None]]:
     """Mark the losers as not stored and drop their pixels. A candidate that could not be scored keeps its pixels."""
     totals = {r["candidate"]: t for r in scored if not r.get("error") and math.isfinite(t := total(r, weights))}
     best = min(totals, key=lambda c: (-totals[c], c), default=None)
     if best is not None and standing is not None and totals[best] <= standing:
         best = None  # an earlier candidate, whose pixels stand, is as good
+    if best is not None and floor is not None and totals[best] < floor:
+        best = None  # as many better ones as are wanted stand already
     kept = []
     for row, pixels in candidates:
         loses = row["candidate"] in totals and row["candidate"] != best

@@ -1,16 +1,30 @@
-"""The bytes of an image that a stage made, from the part that holds them now."""
+"""The bytes of an image: of one that a stage made, from the part that holds them now; of the input's, from where it lies."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from synthvlm import images
 from synthvlm.sample import Failed
 
 if TYPE_CHECKING:
     from synthvlm.worker import Context
 
 Row = dict[str, Any]
+
+
+def image_bytes(context: Context, row: Row) -> bytes | Failed | None:
+    """Return the bytes of a row's image, one that a stage made or one of the input's; else as :func:`stored_bytes`."""
+    if row["tar"] is not None:
+        return stored_bytes(context, row)
+    try:
+        data = images.read_image_bytes(row["image_uri"])
+    except images.ImageError as error:
+        return Failed(error.message, "ImageError")
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        return Failed(f"{row['image_uri']} has changed since it was read in: give the same command again", "ImageChanged")
+    return data
 
 
 def stored_bytes(context: Context, row: Row) -> bytes | Failed | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ from synthvlm import images, perspectives
 from synthvlm.perspectives import RenderError
 from synthvlm.run import Stage
 from synthvlm.sample import CaptionRequest, Failed
-from synthvlm.stages.pixels import stored_bytes
+from synthvlm.stages.pixels import image_bytes
 
 if TYPE_CHECKING:
     from synthvlm.worker import Commands, Context
@@ -172,15 +171,7 @@ class Requests:
 
 def _decoded(context: Context, row: Row) -> Any:
     """Return a row's image, decoded, or why there is none; None if its part is damaged."""
-    if row["tar"] is not None:
-        data = stored_bytes(context, row)
-    else:
-        try:
-            data = images.read_image_bytes(row["image_uri"])
-        except images.ImageError as error:
-            return Failed(error.message, "ImageError")
-        if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            return Failed(f"{row['image_uri']} has changed since it was read in: give the same command again", "ImageChanged")
+    data = image_bytes(context, row)
     if data is None or isinstance(data, Failed):
         return data
     try:

@@ -25,6 +25,9 @@ class PartWriter:
         """Rows of several shards come mixed: each shard's part then waits until it is due."""
         self._lock = threading.RLock()
         self._rows: dict[int, list[dict[str, Any]]] = {}
+        self._tables: list[Any] = []
+        """Arrow tables of one shard, where rows come by the thousand."""
+        self._of_tables = -1
         self._pixels: dict[str, tuple[str, bytes]] = {}
         self._bytes = 0
         self._since = time.monotonic()
@@ -40,19 +43,33 @@ class PartWriter:
             self._pixels |= pixels or {}
             self._bytes += sum(len(data) for _, data in (pixels or {}).values())
 
+    def add_table(self, shard: int, table: Any) -> None:
+        """Take finished rows of ``shard`` as an Arrow table in the stage's schema."""
+        with self._lock:
+            if self._tables and shard != self._of_tables:
+                self.flush()
+            if not self._tables:
+                self._since = time.monotonic()
+            self._of_tables = shard
+            self._tables.append(table)
+
     @property
     def due(self) -> bool:
         """Say whether what waits should be committed now."""
-        return bool(self._rows) and (time.monotonic() - self._since >= self._seconds or self._bytes >= COMMIT_BYTES)
+        return bool(self._rows or self._tables) and (time.monotonic() - self._since >= self._seconds or self._bytes >= COMMIT_BYTES)
 
     def flush(self) -> None:
         """Commit what waits."""
         with self._lock:
-            if not self._rows:
+            if not (self._rows or self._tables):
                 return
             info = dict(self._info()) | {"seconds": round(time.monotonic() - self._since, 3), "stage": self._stage.digest}
             if self._stage.columns:  # what the numbers are stays with them, whatever becomes of stage.json
                 info |= {"columns": self._stage.columns, "cards": self._stage.cards}
+            if self._tables:
+                count = parts.commit_table(self._run.store, self._stage.name, self._of_tables, self._tables, info)
+                self._tables = []
+                self._committed(self._stage.name, count)
             for shard in sorted(self._rows):
                 rows = sorted(self._rows[shard], key=lambda r: (r["row"], r["candidate"], r.get("perspective", "")))
                 parts.commit(self._run.store, self._stage.name, shard, self._stage.schema, rows, self._pixels, info)

@@ -271,7 +271,8 @@ def test_synth_says_what_it_does_and_again_resumes(synthvlm, line, copy):
 def test_the_verbs_one_by_one_are_the_line(synthvlm, line, tmp_path):
     root = tmp_path / "run"
     for arguments in (
-        ["generate", root, "--input", line / "captions.json", "--model", "cheap", "--repeat", "2", "-o", "size=24", "--seed", "9"],
+        ["curate", line / "captions.json", "--out", root, "--seed", "9", "--plain"],
+        ["generate", root, "--model", "cheap", "--repeat", "2", "-o", "size=24"],
         ["score", root, "--scorer", "brightness", "-o", "brightness.scale=0.5"],
         ["select", root, "--top", "30%"],
         ["export", root],
@@ -289,6 +290,7 @@ def test_a_recipe_is_the_line(synthvlm, line, tmp_path):
         "out": str(tmp_path / "run"),
         "seed": 9,
         "steps": [
+            {"curate": {}},
             {"generate": {"model": "cheap", "repeat": 2, "options": {"size": 24}}},
             {"score": {"scorers": {"brightness": {"scale": 0.5}}}},
             {"select": {"top": "30%"}},
@@ -308,15 +310,15 @@ def test_the_runs_own_recipe_has_nothing_to_do(synthvlm, line, copy):
     assert "to make" not in said.err, "no worker was started"
     assert result(copy) == before
     written = yaml.safe_load((copy / "recipe.yaml").read_text())
-    assert [next(iter(s)) for s in written["steps"]] == ["generate", "score", "select", "export", "report"]
-    assert written["steps"][0]["generate"]["options"] == {"size": "24"}
+    assert [next(iter(s)) for s in written["steps"]] == ["curate", "generate", "score", "select", "export", "report"]
+    assert written["steps"][1]["generate"]["options"] == {"size": "24"}
 
 
 def test_flags_win_over_a_recipe(synthvlm, line, copy):
     said = synthvlm("run", copy / "recipe.yaml", "--out", copy, "--top", "1")
     assert said.code == 0
     assert "Selected 1 of 10 captions (top 1)" in said.out
-    assert yaml.safe_load((copy / "recipe.yaml").read_text())["steps"][2]["select"]["top"] == "1"
+    assert yaml.safe_load((copy / "recipe.yaml").read_text())["steps"][3]["select"]["top"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ def test_flags_win_over_a_recipe(synthvlm, line, copy):
         ("steps:\n- generate: {}\n  score: {}", ["steps.0: a step is one verb with its settings"]),
         (
             "steps:\n- paint: {}",
-            ["steps.0.paint: there is no such field", "there are: generate, score, select, export, caption, merge, report"],
+            ["steps.0.paint: there is no such field", "there are: curate, generate, score, select, export, caption, merge, report"],
         ),
         ("input: {path: x, colour: y}\nsteps: []", ["input.colour: there is no such field"]),
         ("steps: [", ["is not YAML"]),
@@ -416,7 +418,7 @@ def test_compact(synthvlm, line, copy):
     said = synthvlm("compact", copy)
     assert said.code == 0
     before_after = dict(x.split(": ") for x in said.out.splitlines())
-    assert before_after.keys() == {"brightness", "cheap"}
+    assert before_after.keys() == {"brightness", "cheap", "text"}
     assert result(copy) == before
     assert synthvlm("compact", copy, "--drop-stale").code == 0
     assert result(copy) == before
@@ -616,6 +618,7 @@ def test_the_same_verbs_in_python(line, tmp_path):
     assert run.export("jsonl").results["export"]["jsonl"]["records"] == 1
     same = (
         Run.create(tmp_path / "y", line / "captions.json", seed=9)
+        .curate()
         .generate("cheap", repeat=2, size=24)
         .score({"brightness": {"scale": 0.5}})
         .select(top="30%")

@@ -138,6 +138,6 @@ def test_interfaces_are_as_documented():
     from synthvlm import CaptionRequest, ImageRequest, ScoreRequest
 
     assert list(ImageRequest.__dataclass_fields__) == ["id", "candidate", "caption", "seed"]
-    assert list(ScoreRequest.__dataclass_fields__) == ["id", "candidate", "caption", "image"]
+    assert list(ScoreRequest.__dataclass_fields__) == ["id", "candidate", "caption", "image", "prepared"]
     fields = ["id", "prompt", "images", "image_ids", "max_new_tokens", "repetition_penalty", "json_schema"]
     assert list(CaptionRequest.__dataclass_fields__) == fields
