@@ -267,11 +267,23 @@ def _check_first(recipe: Recipe, run: Run, only: str | None) -> None:
         source = making.model if making else run.stage(scoring.images or run._images()).plugins[0]["name"]
         for name, options in (scoring.scorers or recommended_scorers(registry, source)).items():
             models.append(("scorer", name, *split_preset(options)))
-    for captioning in [] if only == "generate" else recipe.all("caption"):
-        of_model, of_perspectives = presets(registry, captioning.model, captioning.preset)
-        resolve(captioning.perspectives, preset=of_perspectives)
-        models.append(("captioner", captioning.model, captioning.options, of_model))
+    if only != "generate":
+        models += captioners(recipe)
     fetch_all(registry, models, run.execution)
+
+
+def captioners(recipe: Recipe) -> list[tuple[str, str, Mapping[str, Any], str | None]]:
+    """Return (kind, name, options, preset) of the captioners, as far as a look at what is named tells: nothing is read or fetched.
+
+    Raises PluginError, OptionError or InputError for a captioner, an option or a perspective that is none.
+    """
+    registry, found = discover(), []
+    for step in recipe.all("caption"):
+        of_model, of_perspectives = presets(registry, step.model, step.preset)
+        registry.create("captioner", step.model, step.options, of_model)
+        resolve(step.perspectives, preset=of_perspectives)
+        found.append(("captioner", step.model, step.options, of_model))
+    return found
 
 
 def _score(run: Run, s: ScoreStep) -> None:
@@ -284,11 +296,5 @@ def _caption(run: Run, s: CaptionStep) -> None:
 
 
 def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, weights: Mapping[str, float] | None) -> None:
-    settings: dict[str, Any] = {
-        "repeat": s.repeat,
-        "preset": s.preset,
-        "name": s.name,
-        "image_format": s.image_format,
-        "quality": s.quality,
-    }
+    settings = s.model_dump(include={"repeat", "preset", "name", "image_format", "quality"})
     run._generate(s.model, s.options, s.store, scoring.scorers, weights, scoring.name, **settings)

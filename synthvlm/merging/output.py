@@ -37,7 +37,8 @@ def workshop(out: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
             os.makedirs(scratch, exist_ok=True)
         except OSError as error:
             raise RunError(f"{out} cannot be written: {error.strerror}", "choose another --out") from error
-        _sweep(scratch, name)
+        for mine in (name, *_sidecars(name)):
+            _sweep(scratch, mine)
     folder = f"{scratch}/.{name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     try:
         os.makedirs(folder)
@@ -64,6 +65,12 @@ def place(out: str) -> tuple[Store, str]:
     if not name or os.path.isdir(out):
         raise OptionError(f"{out} is a folder", "name a file in it")
     return Store(head or "."), name
+
+
+def _sidecars(name: str) -> tuple[str, str]:
+    """Return the names of what tells of the lines: of all, and of each."""
+    base = name.removesuffix(".jsonl")
+    return f"{base}.provenance.json", f"{base}.provenance.jsonl"
 
 
 def _sweep(folder: str, name: str) -> None:
@@ -105,8 +112,7 @@ def write_lines(
     each line which ones it has. Raises InputError, and leaves everything as it was, if there is no line.
     """
     store, name = place(out)
-    base = name.removesuffix(".jsonl")
-    record, positions = f"{base}.provenance.json", f"{base}.provenance.jsonl"
+    record, positions = _sidecars(name)
     skipped = [c for c in columns if c.lacking and (missing == "skip" or c.caption != "caption_0")]
     uneven = missing != "empty" and (dedupe or bool(skipped))
     sql = join.lines_sql(columns, missing, dedupe, provenance and uneven)
