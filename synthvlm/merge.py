@@ -21,6 +21,7 @@ import duckdb
 
 from synthvlm.errors import InputError, OptionError, RunError
 from synthvlm.merging import join, output
+from synthvlm.merging.abreast import MOST, TABLE, Unfit, abreast
 from synthvlm.merging.join import Column, one
 from synthvlm.merging.load import UNUSUAL, clean_lines_sql, load_original, load_source
 from synthvlm.merging.records import Notes
@@ -82,9 +83,13 @@ def merge_files(
             for n in range(width):
                 (having,) = one(db, f"SELECT count(caption_{n}) FROM images")
                 columns.append(Column(ORIGINAL, "images", f"caption_{n}", about, images - having))
-        found, made = _source_columns(db, arranged, images, told, folder, composed)
-        columns += found
-        done = output.write_lines(db, output.ordered(columns, order), os.fspath(out), missing, dedupe, provenance)
+        db.execute("SET threads = 1")  # one for each source, which keeps rows in order
+        done, made = None, []
+        if composed is None:
+            done = _abreast(db, arranged, columns, told, order, (os.fspath(out), missing, dedupe, provenance))
+        if done is None:
+            found, made = _source_columns(db, arranged, images, told, folder, composed)
+            done = output.write_lines(db, output.ordered([*columns, *found], order), os.fspath(out), missing, dedupe, provenance)
     return done | {"duplicates": repeated, "notes": told} | ({} if composed is None else {"composed": made})
 
 
@@ -156,6 +161,24 @@ def _check(missing: str) -> None:
         raise OptionError(f"--missing {missing} is not known", f"there are: {', '.join(MISSING)}")
 
 
+def _abreast(
+    db: duckdb.DuckDBPyConnection, arranged: list[Source], own: list[Column], told: list[str], order: Sequence[str], how: tuple[Any, ...]
+) -> dict[str, Any] | None:
+    """Write the lines of sources that are plain JSON Lines in the order of the images; None if they turn out to be otherwise."""
+    lines: list[tuple[Column, str]] = []
+    with contextlib.suppress(InputError):
+        for source in arranged if len(arranged) <= MOST else ():
+            sql = clean_lines_sql(source.files)
+            lines += [(Column(source.name, "", about={"source": source.name, "files": source.files}), sql)] if sql else []
+    if len(lines) < len(arranged) or not lines:
+        return None
+    with contextlib.suppress(Unfit), abreast(db, own, lines) as columns:
+        done = output.write_lines(db, output.ordered(columns, order), *how, table=TABLE)
+        told += [fact for source in arranged for fact in source.facts]
+        return done
+    return None
+
+
 def _source_columns(
     db: duckdb.DuckDBPyConnection,
     arranged: list[Source],
@@ -165,7 +188,6 @@ def _source_columns(
     composed: str | os.PathLike[str] | None,
 ) -> tuple[list[Column], list[dict[str, Any]]]:
     """Bring every source into the order of the images; return their columns, and what was composed of them."""
-    db.execute("SET threads = 1")  # one for each source, which keeps rows in order
     cursors = [db.cursor() for _ in arranged]
 
     def column_of(n: int) -> tuple[Column | None, list[str], dict[str, Any] | None]:
