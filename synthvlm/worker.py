@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
+
 from synthvlm import parts
 from synthvlm.errors import SynthVLMError
 from synthvlm.plugins import discover
@@ -272,6 +274,7 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[Commands], None]:
         kind = {"generate": "generator", "caption": "captioner", "score": "scorer"}[stage.kind]
         loaded = [registry.create(kind, p["name"], p["options"]).load(devices) for p in job["plugins"][stage.name]]
         objects[stage.name] = Scorers(loaded) if kind == "scorer" else loaded[0]
+    pa.array([""])  # pyarrow imports pandas, where there is one, at its first list: not in the middle of the work
     context.versions = _versions()
     cards = {s.name: objects[s.name].cards for s in stages if s.kind == "score"}
     columns = {s.name: objects[s.name].columns for s in stages if s.kind == "score"}
