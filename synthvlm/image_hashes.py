@@ -29,6 +29,7 @@ from synthvlm.formats.images import Found
 from synthvlm.run import RunDirectory
 
 _KNOWN = pa.schema([("uri", pa.string()), ("stamp", pa.string()), ("sha256", pa.string())])
+NOT_THERE = "there is no such file"
 _TELL_EVERY = 5.0
 _BLOCK = 1 << 20
 _ALL = "all.parquet"
@@ -74,7 +75,7 @@ class ImageHashes:
 
         def settle(missed: Sequence[str], uri: str, stamp: str | None) -> Place:
             if stamp is None:
-                return Place(uri, error=f"{uri}: there is no such file" + "".join(f", nor {m}" for m in missed if m != uri))
+                return Place(uri, error=f"{uri}: {NOT_THERE}" + "".join(f", nor {m}" for m in missed if m != uri))
             if (uri, stamp) in known:
                 return Place(uri, known[uri, stamp])
             try:

@@ -7,6 +7,8 @@ An options class is a frozen dataclass (see :mod:`synthvlm.options`). Beside its
 - ``extra`` (str): the ``synthvlm[...]`` extra, or package, that brings them;
 - ``presets`` (name → options): named settings, chosen by ``--preset``;
 - ``recommended`` (mapping): what suits the model in a whole line: ``repeat`` and ``scorers`` (name → options);
+- ``is_right`` (static method, of a captioner whose world is known): ``is_right(perspective, caption, truth)`` says whether a caption is right
+  about an image whose own caption is ``truth``, None where that cannot be said; the report counts them;
 - ``conversion`` (class): what ``synthvlm convert NAME`` runs, see :mod:`synthvlm.converting`;
 - ``reads`` (str, ``"pair"``), of a scorer: ``"text"`` if it reads captions alone; no image is then decoded, and it runs on CPUs;
 - ``wants_device`` (bool, False), of a text scorer: it runs where models run all the same.
@@ -54,8 +56,9 @@ class Captioner(Protocol):
 
     With a ``batch_size`` the worker calls ``caption`` with exactly that many requests of one bucket (the last batch is padded
     by repeating its last request), and lowers it on running out of memory, as for an image generator; a caption must then not
-    depend on its neighbours. With None it hands over the whole shard, requests on one image adjacent, and takes the results as
-    they come.
+    depend on its neighbours. With None it hands over an iterator, requests on one image adjacent: taking the next one decodes its
+    image, so take as many as keep the model busy and yield results meanwhile, in order. It goes on from shard to shard while one
+    is at hand, and where it ends every result is wanted; ``caption`` is then called again for what comes later.
     """
 
     batch_size: int | None

@@ -21,6 +21,7 @@ import duckdb
 
 from synthvlm.errors import InputError, OptionError, RunError
 from synthvlm.merging import join, output
+from synthvlm.merging.abreast import MOST, TABLE, Unfit, abreast
 from synthvlm.merging.join import Column, one
 from synthvlm.merging.load import UNUSUAL, clean_lines_sql, load_original, load_source
 from synthvlm.merging.records import Notes
@@ -65,7 +66,7 @@ def merge_files(
     """
     _check(missing)
     arranged = arrange(sources, group=group)
-    if os.fspath(out) in [original, *(f for s in arranged for f in s.files)]:
+    if os.path.realpath(out) in map(os.path.realpath, [original, *(f for s in arranged for f in s.files)]):
         raise OptionError(f"--out {out} is one of the files to merge", "choose another name")
     with output.workshop(os.fspath(out)) as (db, folder):
         notes = Notes(original)
@@ -78,13 +79,18 @@ def merge_files(
             raise InputError(f"{original} names no image", told[0] if told else 'its lines look like {"image": "1.jpg", "caption": "…"}')
         columns: list[Column] = []
         if keep_original and captioned:
-            about = {"source": ORIGINAL, "files": [original], "records": images + repeated + notes.bad, "duplicates": repeated}
+            about = {"source": ORIGINAL, "files": [original], "records": images + repeated, "duplicates": repeated}
             for n in range(width):
                 (having,) = one(db, f"SELECT count(caption_{n}) FROM images")
                 columns.append(Column(ORIGINAL, "images", f"caption_{n}", about, images - having))
-        columns += _source_columns(db, arranged, images, told, folder, composed)
-        done = output.write_lines(db, output.ordered(columns, order), os.fspath(out), missing, dedupe, provenance)
-    return done | {"duplicates": repeated, "notes": told}
+        db.execute("SET threads = 1")  # one for each source, which keeps rows in order
+        done, made = None, []
+        if composed is None:
+            done = _abreast(db, arranged, columns, told, order, (os.fspath(out), missing, dedupe, provenance))
+        if done is None:
+            found, made = _source_columns(db, arranged, images, told, folder, composed)
+            done = output.write_lines(db, output.ordered([*columns, *found], order), os.fspath(out), missing, dedupe, provenance)
+    return done | {"duplicates": repeated, "notes": told} | ({} if composed is None else {"composed": made})
 
 
 def compose(sources: Sources, out: str | os.PathLike[str], *, group: bool = True) -> dict[str, Any]:
@@ -104,7 +110,7 @@ def compose(sources: Sources, out: str | os.PathLike[str], *, group: bool = True
             if repeated:
                 told.append(f"{source.name}: {repeated:,} records name an image again; the first of each is used")
             if count:
-                done.append({"source": source.name, "folder": folder, "images": count, "duplicates": repeated})
+                done.append(_made(source, folder, count, repeated))
             else:
                 told.append(f"{source.name} has no usable caption")
     if not done:
@@ -155,6 +161,24 @@ def _check(missing: str) -> None:
         raise OptionError(f"--missing {missing} is not known", f"there are: {', '.join(MISSING)}")
 
 
+def _abreast(
+    db: duckdb.DuckDBPyConnection, arranged: list[Source], own: list[Column], told: list[str], order: Sequence[str], how: tuple[Any, ...]
+) -> dict[str, Any] | None:
+    """Write the lines of sources that are plain JSON Lines in the order of the images; None if they turn out to be otherwise."""
+    lines: list[tuple[Column, str]] = []
+    with contextlib.suppress(InputError):
+        for source in arranged if len(arranged) <= MOST else ():
+            sql = clean_lines_sql(source.files)
+            lines += [(Column(source.name, "", about={"source": source.name, "files": source.files}), sql)] if sql else []
+    if len(lines) < len(arranged) or not lines:
+        return None
+    with contextlib.suppress(Unfit), abreast(db, own, lines) as columns:
+        done = output.write_lines(db, output.ordered(columns, order), *how, table=TABLE)
+        told += [fact for source in arranged for fact in source.facts]
+        return done
+    return None
+
+
 def _source_columns(
     db: duckdb.DuckDBPyConnection,
     arranged: list[Source],
@@ -162,12 +186,11 @@ def _source_columns(
     told: list[str],
     scratch: str,
     composed: str | os.PathLike[str] | None,
-) -> list[Column]:
-    """Bring every source into the order of the images; return their columns."""
-    db.execute("SET threads = 1")  # one for each source, which keeps rows in order
+) -> tuple[list[Column], list[dict[str, Any]]]:
+    """Bring every source into the order of the images; return their columns, and what was composed of them."""
     cursors = [db.cursor() for _ in arranged]
 
-    def column_of(n: int) -> tuple[Column | None, list[str]]:
+    def column_of(n: int) -> tuple[Column | None, list[str], dict[str, Any] | None]:
         folder = None if composed is None else _folder(composed, arranged[n], arranged)
         return _source_column(cursors[n], arranged[n], f"source_{n}", images, scratch, folder)
 
@@ -180,18 +203,18 @@ def _source_columns(
                 cursor.interrupt()
             pool.shutdown(cancel_futures=True)
             raise
-    for column, notes in found:
+    for column, notes, _ in found:
         told += notes
         columns += [column] if column else []
     if not columns:
         raise _nothing(arranged, told)
-    return columns
+    return columns, [made for _, _, made in found if made]
 
 
 def _source_column(
     db: duckdb.DuckDBPyConnection, source: Source, table: str, images: int, scratch: str, composed: str | None
-) -> tuple[Column | None, list[str]]:
-    """Return the column of a source, if it has any caption, and what is to be told of it."""
+) -> tuple[Column | None, list[str], dict[str, Any] | None]:
+    """Return the column of a source, if it has any caption; what is to be told of it; and what was composed in that folder."""
     told = list(source.facts)
     loaded: list[str] = []
     counts: dict[str, int] | None = None
@@ -203,11 +226,10 @@ def _source_column(
         loaded = _load_source(db, source, scratch, told)
         counts = join.align(db, table, loaded) if loaded else None
     if not counts or not counts["records"]:
-        return None, [*told, f"{source.name} has no usable caption: it gets no position"]
-    if composed is not None:
-        _compose(db, loaded, composed)
+        return None, [*told, f"{source.name} has no usable caption: it gets no position"], None
+    made = None if composed is None else _made(source, composed, *_compose(db, loaded, composed))
     about = {"source": source.name, "files": source.files, **counts}
-    return Column(source.name, table, about=about, lacking=images - counts["used"]), told + _counted(source, counts)
+    return Column(source.name, table, about=about, lacking=images - counts["used"]), told + _counted(source, counts), made
 
 
 def _load_source(db: duckdb.DuckDBPyConnection, source: Source, scratch: str, told: list[str]) -> list[str]:
@@ -235,6 +257,11 @@ def _compose(db: duckdb.DuckDBPyConnection, loaded: list[str], folder: str) -> t
         output.compose(db, table, folder)
     db.execute(f"DROP TABLE {table}")
     return count, repeated
+
+
+def _made(source: Source, folder: str, images: int, duplicates: int) -> dict[str, Any]:
+    """Return what is told of composed files."""
+    return {"source": source.name, "folder": folder, "images": images, "duplicates": duplicates}
 
 
 def _counted(source: Source, counts: dict[str, int]) -> list[str]:

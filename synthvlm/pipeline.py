@@ -243,7 +243,9 @@ class Run(RunDirectory):
         return self
 
     @classmethod
-    def from_recipe(cls, export: str | os.PathLike[str], out: str | os.PathLike[str], *, execution: Execution | None = None, **options: Any) -> Self:
+    def from_recipe(
+        cls, export: str | os.PathLike[str], out: str | os.PathLike[str], *, execution: Execution | None = None, **options: Any
+    ) -> Self:
         """Make the run ``out`` that a ``recipe`` export describes: captions, images bit for bit, selection. Resumable."""
         from synthvlm import regenerating
 
@@ -406,11 +408,23 @@ def _check_first(recipe: Recipe, run: Run, only: str | None) -> None:
     for curate in [] if only else recipe.all("curate"):
         named = [*(curate.scorers or {"text": {}}).items(), *([("language", {})] if curate.languages else [])]
         models += [("scorer", name, *split_preset(options)) for name, options in named]
-    for captioning in [] if only == "generate" else recipe.all("caption"):
-        of_model, of_perspectives = presets(registry, captioning.model, captioning.preset)
-        resolve(captioning.perspectives, preset=of_perspectives)
-        models.append(("captioner", captioning.model, captioning.options, of_model))
+    if only != "generate":
+        models += captioners(recipe)
     fetch_all(registry, models, run.execution)
+
+
+def captioners(recipe: Recipe) -> list[tuple[str, str, Mapping[str, Any], str | None]]:
+    """Return (kind, name, options, preset) of the captioners, as far as a look at what is named tells: nothing is read or fetched.
+
+    Raises PluginError, OptionError or InputError for a captioner, an option or a perspective that is none.
+    """
+    registry, found = discover(), []
+    for step in recipe.all("caption"):
+        of_model, of_perspectives = presets(registry, step.model, step.preset)
+        registry.create("captioner", step.model, step.options, of_model)
+        resolve(step.perspectives, preset=of_perspectives)
+        found.append(("captioner", step.model, step.options, of_model))
+    return found
 
 
 def _score(run: Run, s: ScoreStep) -> None:
@@ -424,15 +438,8 @@ def _caption(run: Run, s: CaptionStep) -> None:
 
 def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, selection: SelectStep | None) -> None:
     weights = selection.weights if selection else None
-    settings: dict[str, Any] = {
-        "repeat": s.repeat,
-        "preset": s.preset,
-        "name": s.name,
-        "image_format": s.image_format,
-        "quality": s.quality,
-        "curation": s.curation,
-        "keep_top": _keep_top(s, selection),
-    }
+    settings = s.model_dump(include={"repeat", "preset", "name", "image_format", "quality", "curation"})
+    settings["keep_top"] = _keep_top(s, selection)
     run._generate(s.model, s.options, s.store, scoring.scorers, weights, scoring.name, **settings)
 
 

@@ -74,7 +74,9 @@ class GenerateStep(_Strict):
     options: dict[str, Any] = {}
     repeat: int | None = Field(None, ge=1, description="candidates per caption; None: what the model recommends, else 1")
     store: Literal["all", "best", "top"] = "all"
-    keep_top: str | float | int | None = Field(None, description="with store: top, share or number of captions; None: the select step's top")
+    keep_top: str | float | int | None = Field(
+        None, description="with store: top, share or number of captions; None: the select step's top"
+    )
     image_format: Literal["jpeg", "png", "webp"] = "jpeg"
     quality: int = Field(95, ge=1, le=100)
     curation: str | None = Field(

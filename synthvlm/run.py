@@ -118,7 +118,9 @@ class RunDirectory:
         """Open an existing run; raises RunError if there is none."""
         run = cls(root)
         if run.store.read_json("run.json") is None:
-            raise RunError(f"there is no run in {run.root}", "make one with: synthvlm synth CAPTIONS --out RUN")
+            raise RunError(
+                f"there is no run in {run.root}", "make one with: synthvlm synth CAPTIONS --out RUN, or synthvlm recaption IMAGES --out RUN"
+            )
         return run
 
     @property

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from synthvlm.errors import InputError, RunError
 from synthvlm.formats import BadRecord, read_captions
 from synthvlm.formats.images import Found, is_list, listing, read_images
-from synthvlm.image_hashes import ImageHashes, Place, as_they_were
+from synthvlm.image_hashes import NOT_THERE, ImageHashes, Place, as_they_were
 from synthvlm.run import SAMPLES_PER_FILE, SEPARATOR, RunDirectory, quote
 from synthvlm.sample import Sample
 
@@ -104,7 +104,7 @@ def ingest(
             records: Iterable[Any] = read_images(source, **reader) if images else read_captions(source, **reader)
             staged = _stage(islice(records, limit) if limit else records, Path(scratch), result, rejects, hashes)
             if not staged:
-                raise InputError(f"{source}: no usable {'image' if images else 'caption'} in it", _first_reject(rejects))
+                raise InputError(f"{source}: no usable {'image' if images else 'caption'} in it", _first_reject(rejects, images))
             if result.rejected:
                 with run.store.writer(f"logs/rejected-{index}.jsonl") as out, rejects.open("rb") as found:
                     shutil.copyfileobj(found, out)
@@ -303,7 +303,10 @@ def _sha256(path: str) -> str:
     return sha.hexdigest()
 
 
-def _first_reject(rejects: Path) -> str:
+def _first_reject(rejects: Path, images: bool) -> str:
     with rejects.open(encoding="ascii") as lines:
         first = json.loads(next(lines, "null"))
-    return f"the first problem: {BadRecord(**first)}" if first else "it is empty"
+    if not first:
+        return "it is empty"
+    root = "; --image-root says where relative paths start from" if images and NOT_THERE in first["reason"] else ""
+    return f"the first problem: {BadRecord(**first)}{root}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ TYPES = {"string": "VARCHAR", "int64": "BIGINT", "int32": "INTEGER", "double": "
 def quote(text: str) -> str:
     """Return text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def quote_path(path: str) -> str:
+    """Return a path as an SQL literal that names this file and no other: no globbing."""
+    return quote(re.sub(r"([*?\[])", r"[\1]", path))
 
 
 def identifier(name: str) -> str:

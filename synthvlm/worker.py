@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
+
 from synthvlm import parts
 from synthvlm.cards import refuse
 from synthvlm.errors import SynthVLMError
@@ -44,6 +46,8 @@ class Context:
         self.threads = int(job.get("threads") or 1)
         self._job, self._tell = job, tell
         self._stop = threading.Event()
+        self.ended = threading.Event()
+        """Everything is done and committed: there is nothing left to see to."""
         self._writers: dict[str, PartWriter] = {}
         self._background = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: list[Future[None]] = []
@@ -216,8 +220,9 @@ def main(arguments: Sequence[str]) -> int:
     inbox: queue.Queue[dict[str, Any] | None] = queue.Queue()
     try:
         context = Context(job, tell)
-        threading.Thread(target=_listen, args=(commands, inbox, context), daemon=True).start()
-        signal.signal(signal.SIGTERM, lambda *_: _leave_soon(inbox, context))
+        listener = threading.Thread(target=_listen, args=(commands, inbox, context), daemon=True)
+        listener.start()
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_leave, args=(inbox, context), daemon=True).start())
         work = _load(job, context)
     except SynthVLMError as error:
         tell("load_failed", error=error.message, hint=error.hint)
@@ -229,6 +234,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         work(Commands(inbox, context))
         context.close()
+        context.ended.set()
+        listener.join(1)  # a thread that still holds DuckDB at the end makes it complain in the log
     except DeviceLost as error:
         log.error("the device is lost: %s", error)
         context.salvage()
@@ -252,21 +259,18 @@ def _listen(commands: Any, inbox: queue.Queue[dict[str, Any] | None], context: C
         if command.get("stop"):
             break
         inbox.put(command if "shard" in command else None)
-    _leave_soon(inbox, context)
+    _leave(inbox, context)
 
 
-def _leave_soon(inbox: queue.Queue[dict[str, Any] | None], context: Context) -> None:
+def _leave(inbox: queue.Queue[dict[str, Any] | None], context: Context) -> None:
+    """Have the work end; commit what is finished, give the batch in flight its grace, and go: it may take minutes."""
     context.stop()
     inbox.put(None)
-    threading.Thread(target=_last_resort, args=(context,), daemon=True).start()
-
-
-def _last_resort(context: Context) -> None:
-    """Commit what is finished, give the batch in flight its grace, and go: it may take minutes."""
     for pause in (GRACE, 0.0):
         with contextlib.suppress(Exception):
             context.flush()
-        time.sleep(pause)
+        if context.ended.wait(pause):
+            return
     os._exit(0)
 
 
@@ -287,6 +291,7 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[Commands], None]:
         kind = {"generate": "generator", "caption": "captioner", "score": "scorer"}[stage.kind]
         loaded = [registry.create(kind, p["name"], p["options"]).load(devices) for p in job["plugins"][stage.name]]
         objects[stage.name] = Scorers(loaded) if kind == "scorer" else loaded[0]
+    pa.array([""])  # pyarrow imports pandas, where there is one, at its first list: not in the middle of the work
     context.versions = versions_in_use()
     cards = {s.name: objects[s.name].cards for s in stages if s.kind == "score"}
     columns = {s.name: objects[s.name].columns for s in stages if s.kind == "score"}

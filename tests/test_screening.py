@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from synthvlm import screening
@@ -367,3 +370,10 @@ def test_every_policy_is_followed(problem):
         assert (last.problem is None) == (choice in ("keep", "trim") or (problem, choice) == ("cut", "retry"))
         if choice == "keep":
             assert problem in first.flags
+
+
+def test_the_documentation_has_each_problem_with_its_policies():
+    page = (Path(__file__).parents[1] / "docs" / "recaption.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (\w+) \| ([\w, ]+) \|$", page, re.MULTILINE)
+    assert {name: default for name, default, _ in rows} == dict(screening.POLICY)
+    assert {name: tuple(may.split(", ")) for name, _, may in rows} == dict(screening.CHOICES)

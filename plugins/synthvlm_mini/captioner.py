@@ -25,3 +25,10 @@ class MiniCaptioner(LLaVA):
     """It knows the questions of its training by heart, and those of other models not at all: see ``prompts/perspectives``."""
     system: ClassVar[str] = ""
     mean_color: ClassVar[tuple[int, int, int]] = (127, 127, 127)
+
+    @staticmethod
+    def is_right(perspective: str, caption: str, truth: str) -> bool | None:
+        """Say whether a caption is right, by the picture's own caption; None where that cannot be said."""
+        from synthvlm_mini.judging import is_right
+
+        return is_right(perspective, caption, truth)

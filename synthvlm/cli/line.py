@@ -152,10 +152,11 @@ def with_defaults(recipe: Any, named: Any) -> Any:
 
 def go(recipe: Any, flags: dict[str, Any]) -> Any:
     """Do a recipe's steps, telling what each came to; return the run."""
-    from synthvlm.pipeline import Run, follow
+    from synthvlm.pipeline import Run, captioners, follow
 
     if not recipe.out:
         raise OptionError("where to? a run needs a folder", "give --out RUN")
+    captioners(recipe)  # a misspelt name should not wait for a million images to be read
     run = Run.create(recipe.out, seed=recipe.seed)
     run.execution = common.execution(flags)
     click.echo(f"Run: {run.root}", err=True)
@@ -222,7 +223,8 @@ def tell_step(moment: str, verb: str, run: Any) -> None:
         for kind, done in result.items():
             click.echo(f"Data set ({kind}): {done['out']}", err=True)
     elif verb == "merge":
-        click.echo(f"Merged: {result['lines']:,} lines of up to {len(result['positions'])} captions in {result['out']}", err=True)
+        lines, most = result["lines"], len(result["positions"])
+        click.echo(f"Merged: {lines:,} line{'s' * (lines != 1)} of up to {most} caption{'s' * (most != 1)} in {result['out']}", err=True)
         for note in result["notes"]:
             click.echo(f"  {note}", err=True)
     else:
@@ -278,7 +280,9 @@ def tell_prune(told: dict[str, Any], dry: bool = False) -> None:
 def tell_regenerated(told: dict[str, Any]) -> None:
     """Say what making images again came to."""
     there = f"; {told['there']:,} were there" if told["there"] else ""
-    click.echo(f"Images ({told['stage']}): {told['made']:,} of {told['asked']:,} made again, each with the bytes on record{there}", err=True)
+    click.echo(
+        f"Images ({told['stage']}): {told['made']:,} of {told['asked']:,} made again, each with the bytes on record{there}", err=True
+    )
 
 
 def tell_sweep(swept: dict[str, Any]) -> None:

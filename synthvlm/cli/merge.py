@@ -50,7 +50,7 @@ def command(inputs: tuple[str, ...], out: str | None, stages: tuple[str, ...], c
     }
     if len(inputs) == 1 and os.path.isdir(inputs[0]):
         if composed or separate:
-            raise OptionError("--composed and --separate are for files, not for a run")
+            raise OptionError("--composed and --separate are for files, not for a run", "leave them out")
         from synthvlm.merge import merge_run
         from synthvlm.run import RunDirectory
 
@@ -63,7 +63,7 @@ def command(inputs: tuple[str, ...], out: str | None, stages: tuple[str, ...], c
     if composed and not out:
         tell(compose(inputs, composed, group=not separate))
         return
-    if len(inputs) < 2:
+    if len(inputs) == 1:
         raise InputError(f"nothing to merge {inputs[0]} with", "name the sources after it: synthvlm merge ORIGINAL SOURCE... --out FILE")
     if not out:
         raise OptionError("--out is missing", "name the file to write: --out merged.jsonl")

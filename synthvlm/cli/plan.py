@@ -16,7 +16,7 @@ _BYTES_PER_PIXEL = {"jpeg": 0.4, "png": 1.6, "webp": 1.1}
 
 
 @click.command("plan")
-@click.argument("captions", required=False)
+@click.argument("captions", metavar="CAPTIONS | IMAGES", required=False)
 @click.option("--recipe", "recipe_path", help="A recipe to check instead of the flags.")
 @click.option("--out", metavar="RUN", help="The run's folder.")
 @click.option("--seed", type=click.IntRange(0))
@@ -24,6 +24,7 @@ _BYTES_PER_PIXEL = {"jpeg": 0.4, "png": 1.6, "webp": 1.1}
 @common.input_options
 @common.image_input_options
 @common.either_options
+@common.made_images_options
 @common.score_options
 @common.select_options
 @common.execution_options
@@ -35,7 +36,7 @@ def command(captions: str | None, recipe_path: str | None, out: str | None, fetc
     base = recipe.load(recipe_path) if recipe_path else None
     kind = common.one_line(flags, ("recaption" if base.reads_images else "synth") if base else None)
     if base is None and kind == "recaption":
-        whole = recaption.whole_line(captions, None, out, flags)
+        whole = recaption.whole_line([captions] if captions else [], None, out, flags)
     else:
         whole = line.with_defaults(line.overlay(base or recipe.builtin("synth"), captions, out, flags), flags["model"])
     click.echo("Recipe:\n" + "".join(f"  {x}\n" for x in whole.to_yaml().splitlines()))
@@ -126,9 +127,9 @@ def _caption(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
 
     there = Run.open(whole.out) if _is_run(whole.out) else None
     subject = run if whole.input.path is not None or there is None else there
-    images, rows = 0, 0
+    captions, each = 0, 0
     for step in whole.all("caption"):
-        settings = step.model_dump(include={"preset", "max_new_tokens", "name"})
+        settings = step.model_dump(include={"preset", "max_new_tokens", "name", "selection"})
         for one in (subject, there) if there is not subject else (subject,):
             if one is None:
                 continue
@@ -146,9 +147,9 @@ def _caption(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
             )
             if one is subject:
                 _tell(found)
-                images, rows = run.sample_count() or images, rows + len(found.stage.perspectives)
-    if images and rows:
-        click.echo(f"Captions: {images * rows:,} ({rows} per image)")
+                captions, each = captions + one.tally(found.stage)["wanted"], each + len(found.stage.perspectives)
+    if captions:
+        click.echo(f"Captions: {captions:,} ({each} per image)")
 
 
 def _is_run(out: str | None) -> bool:
@@ -194,7 +195,9 @@ def _disk(out: str | None, stage: Any, samples: int, step: Any) -> list[str]:
         f"Images: {samples * stage.repeat:,} ({stage.repeat} per caption, {width}×{height}), about {need / 1e9:.1f} GB kept; {free / 1e9:.0f} GB free"
     )
     return (
-        [f"the images may need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free\n  --store best keeps one per caption, --store top as many as are selected"]
+        [
+            f"the images may need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free\n  --store best keeps one per caption, --store top as many as are selected"
+        ]
         if need > free
         else []
     )

@@ -11,7 +11,7 @@ from synthvlm.cli import common
 
 
 @click.command("preview")
-@click.argument("captions", required=False)
+@click.argument("captions", metavar="CAPTIONS | IMAGES", required=False)
 @click.option("--out", metavar="RUN", help="Keep the preview in this folder. [a temporary one]")
 @click.option("--seed", type=click.IntRange(0), help="Seed. [0]")
 @common.input_options
@@ -29,7 +29,7 @@ def command(captions: str | None, out: str | None, **flags: Any) -> None:
     flags["limit"] = flags["limit"] or 8
     where = out or tempfile.mkdtemp(prefix="synthvlm-preview-")
     if common.one_line(flags) == "recaption":
-        whole = recaption.whole_line(captions, None, where if captions else None, flags)
+        whole = recaption.whole_line([captions] if captions else [], None, where if captions else None, flags)
         if whole.input.path is None:
             raise OptionError("a preview needs images of its own", "give a list, a folder or a pattern")
     else:

@@ -64,7 +64,7 @@ class ServerCaptioner:
                 changed.clear()
                 while waiting and waiting[0].done():
                     yield waiting.popleft().result()
-                # As many again as are in flight: their images are encoded when their place comes free.
+                # As many again as may be in flight: their images are encoded by the time that a place comes free.
                 if more and len(waiting) < _HELD and sum(not f.done() for f in waiting) < 2 * self.concurrency:
                     request = next(source, None)
                     if request is None:

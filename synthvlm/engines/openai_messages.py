@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from synthvlm.engines.captioning import CaptionerOptions
 
-_SHARED = 64
-"""Encoded images kept for the next requests on them: one image's prompts come one after the other."""
+_SHARED = 8
+"""Encoded images kept for the next requests on them: one image's prompts come one after the other. Each may be some 30 MB."""
 _OWN_DEFAULTS = ("vllm", "sglang")
 """Servers, by the owner that they name for their models, which take sampling defaults from the checkpoint, and take these words."""
 

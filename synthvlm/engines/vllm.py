@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthvlm.engines.captioning import CaptionerOptions, Template
@@ -97,16 +97,25 @@ class VLLMCaptioner:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self._count += 1
+        prompt: Any = {}
         try:
             prompt, parameters = self._render(request), self._parameters(request)
             self._engine.add_request(str(self._count), prompt, parameters)
         except EngineDeadError:
             raise
         except Exception as error:  # too long, a picture that the processor cannot take, a schema that is none: this row's alone
+            self._forget(prompt)
             lines = str(error).strip().splitlines()
             return _Place(Failed(f"vLLM refuses it: {lines[0][:400] if lines else type(error).__name__}", type(error).__name__))
         place = self._running[str(self._count)] = _Place()
         return place
+
+    def _forget(self, prompt: Mapping[str, Any]) -> None:
+        """Have the images of a prompt that was refused sent with the next one on them: vLLM noted them as known to the engine."""
+        known = self._engine.renderer.mm_processor_cache
+        for name in prompt.get("mm_hashes", {}).get("image", ()):
+            if known is not None:
+                known.invalidate(name)
 
     def _render(self, request: CaptionRequest) -> Any:
         """Return the request's prompt as vLLM takes it: tokens with the image's placeholder, images, what they are known by."""

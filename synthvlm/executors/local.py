@@ -115,6 +115,7 @@ def _environment(device: str, job: Job) -> dict[str, str]:
     threads = str(job.threads)
     env |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's order, from which the indices come
+    env["PYTHONSAFEPATH"] = "1"  # a random.py in the user's folder is no module of ours
     # Checkpoints were fetched before: a worker that reaches for the network would do so once per device.
     env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONUNBUFFERED": "1"}
     return env
@@ -189,7 +190,8 @@ class LocalExecutor:
         if not worker.in_flight:
             self._restarts += 1
         if self._restarts > _MAX_BARREN_RESTARTS:
-            raise WorkerError(f"workers keep dying ({how}) before they do anything: {worker.tail()}", f"the log: {worker.log}")
+            there = f"; {self._job.python} needs synthvlm and the model's plugin installed" if self._job.python else ""
+            raise WorkerError(f"workers keep dying ({how}) before they do anything: {worker.tail()}", f"the log: {worker.log}{there}")
         for key in schedule.died(worker.shards, worker.in_flight):
             reason = f"its worker died of it repeatedly ({how}); log: {worker.log.name}"
             self._given_up.add(key)

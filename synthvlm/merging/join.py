@@ -7,7 +7,7 @@ all are read side by side and their texts, which are JSON already, put together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -71,10 +71,10 @@ def align(db: duckdb.DuckDBPyConnection, table: str, captions: Sequence[str], on
     return {"records": records, "used": used, "duplicates": known - used, "unknown": records - known}
 
 
-def lines_sql(columns: Sequence[Column], missing: str, dedupe: bool, positions: bool) -> str:
+def lines_sql(columns: Sequence[Column], missing: str, dedupe: bool, positions: bool, images: str = "images") -> str:
     """Return SQL for the lines, in order: ``line``, and with ``positions`` the numbers of the columns that its captions come from.
 
-    ``missing`` and ``dedupe`` are those of :func:`synthvlm.merge.merge_files`.
+    ``images`` is the table that has the images. ``missing`` and ``dedupe`` are those of :func:`synthvlm.merge.merge_files`.
     """
     kept: list[str] = []
     for n, column in enumerate(columns):
@@ -84,24 +84,26 @@ def lines_sql(columns: Sequence[Column], missing: str, dedupe: bool, positions: 
     numbers = f", '[' || concat_ws(', ', {numbers}) || ']' || chr(10) AS positions" if positions else ""
     if missing == "empty":
         kept = [f"coalesce({text}, '\"\"')" for text in kept]
-    tables = list(dict.fromkeys(c.table for c in columns if c.table != "images"))
+    tables = list(dict.fromkeys(c.table for c in columns if c.table != images))
     # Each table was brought into order; should one not be, no caption may ever get to another image.
-    in_order = " AND ".join(f"{t}.row = images.rowid" for t in tables) or "true"
-    line = f"'{{\"image\": ' || images.image || ', \"caption\": [' || concat_ws(', ', {', '.join(kept)}) || ']}}' || chr(10)"
+    in_order = " AND ".join(f"{t}.row = {images}.rowid" for t in tables) or "true"
+    line = f"'{{\"image\": ' || {images}.image || ', \"caption\": [' || concat_ws(', ', {', '.join(kept)}) || ']}}' || chr(10)"
     sources = [[c.sql for c in columns if c.source == name] for name in dict.fromkeys(c.source for c in columns)]
     there = (" AND " if missing == "drop" else " OR ").join(f"({' OR '.join(f'{c} IS NOT NULL' for c in s)})" for s in sources)
     where = "" if missing == "empty" else f" WHERE {there}"
     return f"""SELECT CASE WHEN {in_order} THEN {line} ELSE error('rows out of order') END AS line{numbers}
-        FROM images {" ".join(f"POSITIONAL JOIN {t}" for t in tables)}{where}"""
+        FROM {images} {" ".join(f"POSITIONAL JOIN {t}" for t in tables)}{where}"""
 
 
 def write(db: duckdb.DuckDBPyConnection, sql: str, files: Sequence[IO[bytes]]) -> int:
-    """Write the texts that ``sql`` selects, its first column to the first file and so on; return the number of rows."""
+    """Write the texts that ``sql`` selects, its first column to the first file and so on; return the number of rows.
+
+    Raises duckdb.Error.
+    """
     count = 0
-    db.execute("SET arrow_large_buffer_size = true")
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "merge-write") as writer:  # while DuckDB goes on
-        for batch in db.sql(sql).to_arrow_reader(_BATCH):
+        for batch in _batches(db, sql):
             count += batch.num_rows
             waiting.append(writer.submit(_write, batch, files))
             if len(waiting) > _AHEAD:
@@ -109,6 +111,18 @@ def write(db: duckdb.DuckDBPyConnection, sql: str, files: Sequence[IO[bytes]]) -
         for last in waiting:
             last.result()
     return count
+
+
+def _batches(db: duckdb.DuckDBPyConnection, sql: str) -> Iterator[Any]:
+    batches = db.sql(sql).to_arrow_reader(_BATCH)
+    while True:
+        try:
+            batch = next(batches, None)
+        except OSError as error:  # as which a reader of Arrow raises DuckDB's
+            raise duckdb.IOException(str(error)) from error
+        if batch is None:
+            return
+        yield batch
 
 
 def _write(batch: Any, files: Sequence[IO[bytes]]) -> None:

@@ -7,6 +7,7 @@ its complete records are used and the others told of.
 from __future__ import annotations
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synthvlm.errors import InputError
 from synthvlm.formats.files import CHUNK, LONGEST, open_source, without_bom
-from synthvlm.merging.records import Notes, Unusable, caption_of, captions_of, image_of, literal
+from synthvlm.merging.arrays import literals
+from synthvlm.merging.members import plain_members
+from synthvlm.merging.records import Notes, Unusable, caption_of, captions_of, image_of
 from synthvlm.merging.scan import Scanner, decode, leniently
-from synthvlm.sql import quote
+from synthvlm.sql import quote_path
 from synthvlm.storage import Store
 
 _HEAD = 1 << 16
@@ -41,8 +45,10 @@ UNUSUAL = (duckdb.InvalidInputException, duckdb.ConversionException)
 def kind_of(source: str) -> str:
     """Return what ``source`` holds, by its content: ``array``, ``object`` ({image: caption}), ``lines`` (JSON Lines) or ``empty``.
 
-    Raises InputError if it cannot be read.
+    Raises InputError if it cannot be read, or only once.
     """
+    if os.path.exists(source) and not (os.path.isfile(source) or os.path.isdir(source)):
+        raise InputError(f"{source} is no file, and can be read but once", "save it as a file first")
     with open_source(source) as file:
         head = without_bom(source, file.read(_HEAD)).lstrip(_BLANK)
     if not head:
@@ -77,7 +83,7 @@ def clean_lines_sql(files: Sequence[str], original: bool = False) -> str | None:
         store = Store(file)
         if not store.is_local or file.lower().endswith(_PACKED) or kind_of(file) != "lines":
             return None
-        paths.append(quote(re.sub(r"([*?\[])", r"[\1]", store.root)))
+        paths.append(quote_path(store.root))
     caption = "caption IS NULL OR " * original + "starts_with(caption::VARCHAR, '\"')"
     return f"""SELECT CASE WHEN starts_with(image::VARCHAR, '"') AND ({caption}) THEN image::VARCHAR ELSE error('unusual') END AS image,
         caption::VARCHAR AS caption_0 FROM read_json([{", ".join(paths)}], format = 'newline_delimited', compression = 'none',
@@ -132,7 +138,7 @@ class _Reader:
         self._size = 0
         self._seen = self._used = 0
         path = f"{folder}/{uuid.uuid4().hex}.parquet"
-        self.sql = f"read_parquet({quote(path)})"
+        self.sql = f"read_parquet({quote_path(path)})"
         schema = pa.schema([("image", pa.string()), ("captions", pa.list_(pa.string())) if original else ("caption_0", pa.string())])
         with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=False) as self._out:
             if (kind := kind_of(source)) == "empty":
@@ -151,7 +157,7 @@ class _Reader:
         """Read an array or object; return how it ended, unless whole."""
         scanner = Scanner(source, kind, lambda line, reason: self._notes.add(f"line {line:,}", reason))
         take = self._elements if kind == "array" else self._members
-        for items in scanner.pieces(file):
+        for items in scanner.pieces(file) if kind == "array" or self._original else scanner.pieces(file, plain_members):
             take(items)
             if len(self._images) >= _FLUSH or self._size >= _FLUSH_SIZE:
                 self._flush()
@@ -189,8 +195,13 @@ class _Reader:
         for item in items:
             self._record(item, f"record {self._seen + 1:,}")
 
-    def _members(self, items: list[tuple[str, Any]]) -> None:
-        """Take members of an object: an image's name and its caption each."""
+    def _members(self, items: list[tuple[str, Any]] | tuple[pa.Array, pa.Array]) -> None:
+        """Take members of an object: an image's name and its caption each, or literals of many."""
+        if type(items) is tuple:
+            self._flush()
+            self._out.write_batch(pa.record_batch([*items], self._out.schema))
+            self._used += len(items[0])
+            return
         images, captions = [image for image, _ in items], [caption for _, caption in items]
         if not self._original and set(map(type, captions)) == {str}:
             self._extend(images, captions)
@@ -232,13 +243,15 @@ class _Reader:
 
     def _flush(self) -> None:
         """Write what was read."""
+        if not self._images:
+            return
         captions: Any
         if self._original:
             ends = np.cumsum([0, *map(len, self._captions)], dtype=np.int32)
-            captions = pa.ListArray.from_arrays(ends, _literals([text for texts in self._captions for text in texts]))
+            captions = pa.ListArray.from_arrays(ends, literals([text for texts in self._captions for text in texts]))
         else:
-            captions = _literals(self._captions)
-        self._out.write_batch(pa.record_batch([_literals(self._images), captions], self._out.schema))
+            captions = literals(self._captions)
+        self._out.write_batch(pa.record_batch([literals(self._images), captions], self._out.schema))
         self._used += len(self._images)
         self._images, self._captions, self._size = [], [], 0
 
@@ -250,31 +263,6 @@ def _clean(items: list[Any]) -> tuple[list[str], list[str]] | None:
     except (KeyError, TypeError, IndexError):
         return None
     return (images, captions) if set(map(type, images)) == set(map(type, captions)) == {str} else None
-
-
-def _literals(texts: list[str]) -> pa.Array:
-    """Return the texts as JSON literals."""
-    import pyarrow.compute as pc
-
-    try:
-        plain = pa.array(texts, pa.string())
-    except UnicodeEncodeError:  # halves of surrogate pairs
-        return pa.array(map(literal, texts), pa.string())
-    if not texts:
-        return plain
-    quoted: Any = pc.binary_join_element_wise('"', plain, '"', "")  # type: ignore[attr-defined]
-    _, offsets, data = plain.buffers()
-    if not data or not len(special := _special(np.frombuffer(data, np.uint8))):
-        return quoted
-    mask = np.zeros(len(texts), bool)
-    mask[np.searchsorted(np.frombuffer(offsets, np.int32), special, "right") - 1] = True
-    spelled = pa.array([literal(texts[n]) for n in np.flatnonzero(mask)], pa.string())
-    return pc.replace_with_mask(quoted, pa.array(mask), spelled)  # type: ignore[attr-defined]
-
-
-def _special(data: np.ndarray) -> np.ndarray:
-    """Return the places of bytes that JSON spells otherwise: control characters, quotation marks, backslashes."""
-    return np.flatnonzero((data < 0x20) | (data == 0x22) | (data == 0x5C))
 
 
 def _lines(source: str, file: IO[bytes]) -> Iterator[tuple[int, bytes, bool]]:

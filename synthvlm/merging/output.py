@@ -37,7 +37,8 @@ def workshop(out: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
             os.makedirs(scratch, exist_ok=True)
         except OSError as error:
             raise RunError(f"{out} cannot be written: {error.strerror}", "choose another --out") from error
-        _sweep(scratch, name)
+        for mine in (name, *_sidecars(name)):
+            _sweep(scratch, mine)
     folder = f"{scratch}/.{name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     try:
         os.makedirs(folder)
@@ -46,6 +47,7 @@ def workshop(out: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
                 f"SET temp_directory = {quote(f'{folder}/spilled')}; SET memory_limit = '{_MEMORY}'; SET preserve_insertion_order = true"
             )
             db.execute(f"SET threads = {min(2, os.cpu_count() or 1)}")  # more would only need more memory
+            db.execute("SET arrow_large_buffer_size = true")
             # Joins are written so that the side whose order is to be kept is the one that DuckDB keeps.
             db.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
             yield db, folder
@@ -64,6 +66,12 @@ def place(out: str) -> tuple[Store, str]:
     if not name or os.path.isdir(out):
         raise OptionError(f"{out} is a folder", "name a file in it")
     return Store(head or "."), name
+
+
+def _sidecars(name: str) -> tuple[str, str]:
+    """Return the names of what tells of the lines: of all, and of each."""
+    base = name.removesuffix(".jsonl")
+    return f"{base}.provenance.json", f"{base}.provenance.jsonl"
 
 
 def _sweep(folder: str, name: str) -> None:
@@ -97,30 +105,34 @@ def ordered(columns: list[Column], order: Sequence[str]) -> list[Column]:
 
 
 def write_lines(
-    db: duckdb.DuckDBPyConnection, columns: list[Column], out: str, missing: str, dedupe: bool, provenance: bool
+    db: duckdb.DuckDBPyConnection, columns: list[Column], out: str, missing: str, dedupe: bool, provenance: bool, table: str = "images"
 ) -> dict[str, Any]:
     """Write the lines and, with ``provenance``, what each position is; return that.
 
     Where positions differ from line to line (one is skipped, a caption is dropped as a duplicate), a second file beside says for
-    each line which ones it has. Raises InputError, and leaves everything as it was, if there is no line.
+    each line which ones it has. ``table`` has the images; if it is another than that name, columns are counted once it was read.
+    Raises InputError, and leaves everything as it was, if there is no line.
     """
     store, name = place(out)
-    base = name.removesuffix(".jsonl")
-    record, positions = f"{base}.provenance.json", f"{base}.provenance.jsonl"
-    skipped = [c for c in columns if c.lacking and (missing == "skip" or c.caption != "caption_0")]
-    uneven = missing != "empty" and (dedupe or bool(skipped))
-    sql = join.lines_sql(columns, missing, dedupe, provenance and uneven)
+    record, positions = _sidecars(name)
+
+    def uneven() -> bool:
+        skipped = [c for c in columns if c.lacking and (missing == "skip" or (c.source == "original" and c.caption != "caption_0"))]
+        return missing != "empty" and (dedupe or bool(skipped))
+
+    beside_them = provenance and (uneven() or (table != "images" and missing != "empty"))
+    sql = join.lines_sql(columns, missing, dedupe, beside_them, table)
     (images,) = one(db, "SELECT count(*) FROM images")
     with contextlib.ExitStack() as files:
         lines = files.enter_context(store.writer(name))
-        beside = [files.enter_context(store.writer(positions))] if provenance and uneven else []
+        beside = [files.enter_context(store.writer(positions))] if beside_them else []
         count = join.write(db, sql, [lines, *beside])
         if not count:
             what = "has a caption from every source" if missing == "drop" else "has a caption"
             raise InputError(f"no image {what}: there is nothing to write to {out}", "are images named alike in all files?")
         store.remove(record)  # it tells of the lines that are about to be replaced
-        if not beside:
-            store.remove(positions)
+    if not uneven() or not provenance:
+        store.remove(positions)
     done = {
         "file": name,
         "lines": count,
@@ -129,7 +141,7 @@ def write_lines(
         "missing": missing,
         "dedupe": dedupe,
         "positions": [{"position": n, **c.about, "lacking": c.lacking} for n, c in enumerate(columns)],
-        "lines_have": positions if uneven else "all positions",
+        "lines_have": positions if uneven() else "all positions",
     }
     if provenance:
         store.put_json(record, done)

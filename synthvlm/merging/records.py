@@ -59,7 +59,7 @@ def literal(text: str) -> str:
     spelled = encode_basestring(text)
     if "\\u" in spelled:
         spelled = _ESCAPED.sub(lambda match: f"\\u{match[1].upper()}" if match[1] else match[0], spelled)
-    return _HALF_PAIR.sub(lambda match: f"\\u{ord(match[0]):04X}", spelled)
+    return spelled if spelled.isascii() else _HALF_PAIR.sub(lambda match: f"\\u{ord(match[0]):04X}", spelled)
 
 
 def image_of(value: Any) -> str:

@@ -84,8 +84,11 @@ class Scanner:
         self._between = _BETWEEN[kind]
         self._open, self._close = (b"[", b"]") if kind == "array" else (b"{", b"}")
 
-    def pieces(self, file: IO[bytes]) -> Iterator[list[Any]]:
-        """Yield the items in order, some thousands at a time. Raises InputError for a file in another encoding."""
+    def pieces(self, file: IO[bytes], quick: Callable[[bytes], tuple[Any, int] | None] = lambda _: None) -> Iterator[Any]:
+        """Yield the items in order, some thousands at a time. Raises InputError for a file in another encoding.
+
+        ``quick`` is given what was read, from an item on: it may return something to yield for some items, and where the next starts.
+        """
         data = without_bom(self._source, file.read(CHUNK))
         start = data.find(self._open) + 1
         self.line += data.count(b"\n", 0, start)
@@ -93,7 +96,7 @@ class Scanner:
         done = False
         while not done:
             chunk = file.read(max(CHUNK, len(data)))  # at least what is held, so that a long value does not make the work quadratic
-            if (whole := self._whole(data)) is not None:
+            if (whole := quick(data) or self._whole(data)) is not None:
                 items, used = whole
             else:
                 items, used, done = self._one_by_one(data, not chunk)

@@ -42,6 +42,9 @@ def arrange(given: Sequence[str] | Mapping[str, str | Sequence[str]], *, group: 
             loose.update((f, place) for f in files if f not in loose)
         else:
             named.setdefault(name, (place, Source(name, [])))[1].files.extend(files)
+    for _, source in named.values():
+        if len(parts := _parts(source.files, True)) == 1:  # in the order of their numbers: a shell puts 10 before 2
+            source.files, source.facts = parts[0].files, parts[0].facts
     sources = [*named.values(), *((min(loose[f] for f in s.files), s) for s in _parts(list(loose), group))]
     seen = {"original"}
     for _, source in sources:

@@ -11,8 +11,8 @@ from synthvlm.errors import RunError
 from synthvlm.exporting.formats import FOLDERS, FORMATS
 from synthvlm.merging import join
 from synthvlm.merging.join import Column
-from synthvlm.run import RunDirectory, Stage
-from synthvlm.sql import quote
+from synthvlm.run import RunDirectory, Stage, row_key
+from synthvlm.sql import quote, quote_path
 
 _CANDIDATES = 1 << 20
 """More than an image has: an image's place is its sample's row and its candidate number in one."""
@@ -58,7 +58,8 @@ def load_images(db: duckdb.DuckDBPyConnection, run: RunDirectory, source: str) -
 
 def _exported(db: duckdb.DuckDBPyConnection, run: RunDirectory, stage: Stage, format: str) -> str:
     """Return SQL for the images of ``stage`` that the export has, by the path of each."""
-    lines = f"read_csv({quote(run.store.url(f'exports/{format}/{format}.sha256'))}, delim = '\\t', header = false, quote = '', columns = {{'l': 'VARCHAR'}})"
+    listed = quote_path(run.store.url(f"exports/{format}/{format}.sha256"))
+    lines = f"read_csv({listed}, delim = '\\t', header = false, quote = '', columns = {{'l': 'VARCHAR'}})"
     db.execute(f"""CREATE TABLE exported AS SELECT l[:64] AS sha256, l[67:] AS path,
         regexp_extract(l, '([^/]+)-([0-9]+)[.][a-z]+$', ['name', 'candidate']) AS file FROM {lines}""")
     return f"""SELECT {_PLACE}, {quote(f"{run.root}/exports/{format}/")} || path AS image, caption FROM {run.table_sql(stage)} g
@@ -83,8 +84,11 @@ def stage_columns(db: duckdb.DuckDBPyConnection, run: RunDirectory, stage: Stage
         FROM {run.table_sql(stage)} WHERE error IS NULL""")
     columns = []
     (images,) = join.one(db, "SELECT count(*) FROM images")
+    (elsewhere,) = join.one(db, "SELECT count(DISTINCT place) FROM captions ANTI JOIN images USING (place)")
+    if elsewhere:
+        told.append(f"{elsewhere:,} of the images that {stage.name} captioned are not exported: they get no line")
     for number, (name, record) in enumerate(stage.perspectives.items()):
-        table = f"{stage.name}/{number}"
+        table = f"stage_{row_key(stage.name)}_{number}"
         counts = join.align(db, table, [f"SELECT place, caption_0 FROM captions WHERE perspective = {quote(name)}"], "place")
         if not counts["records"]:
             told.append(f"{stage.name}/{name} has no caption yet: it gets no position")

@@ -8,6 +8,8 @@ from typing import Any
 import duckdb
 
 from synthvlm import images
+from synthvlm.errors import PluginError
+from synthvlm.plugins import discover
 from synthvlm.reporting.pictures import embed
 from synthvlm.run import RunDirectory, Stage, fetch
 from synthvlm.sql import quote
@@ -36,8 +38,15 @@ def _stage(run: RunDirectory, db: duckdb.DuckDBPyConnection, stage: Stage) -> di
         FROM {run.table_sql(stage)} WHERE error IS NULL GROUP BY perspective"""
     more = {r.pop("perspective"): r for r in fetch(db, counted)}
     none = {"cut": 0, "retried": 0, "letters": None, "tokens": None}
+    judged = _judged(run, db, stage)
     perspectives = [
-        {"name": name, "prompt": stage.perspectives[name]["prompt"], **counts, **more.get(name, none)}
+        {
+            "name": name,
+            "prompt": stage.perspectives[name]["prompt"],
+            **counts,
+            **more.get(name, none),
+            **judged.get(name, {"judged": 0, "right": 0}),
+        }
         for name, counts in tally["perspectives"].items()
     ]
     plugin = stage.plugins[0]
@@ -48,8 +57,28 @@ def _stage(run: RunDirectory, db: duckdb.DuckDBPyConnection, stage: Stage) -> di
         "identity": stage.identity,
         "reads": stage.reads["image"],
         "perspectives": perspectives,
+        "judged": sum(p["judged"] for p in perspectives),
+        "right": sum(p["right"] for p in perspectives),
         **{k: tally[k] for k in ("wanted", "made", "failed", "failures")},
     }
+
+
+def _judged(run: RunDirectory, db: duckdb.DuckDBPyConnection, stage: Stage) -> dict[str, dict[str, int]]:
+    """Count by perspective the captions that can be judged by the image's own one, and those that are right; empty without a judge."""
+    try:
+        is_right = getattr(discover().get("captioner", stage.plugins[0]["name"]).cls, "is_right", None)
+    except PluginError:  # its plugin is not installed here
+        is_right = None
+    if is_right is None:
+        return {}
+    counts = {name: {"judged": 0, "right": 0} for name in stage.perspectives}
+    found = db.execute(f"SELECT perspective, text, caption FROM {run.table_sql(stage)} WHERE error IS NULL AND caption IS NOT NULL")
+    while rows := found.fetchmany(10_000):
+        for perspective, text, truth in rows:
+            right = is_right(perspective, text, truth)
+            counts[perspective]["judged"] += right is not None
+            counts[perspective]["right"] += right is True
+    return counts
 
 
 def _examples(run: RunDirectory, db: duckdb.DuckDBPyConnection, stages: list[Stage]) -> list[dict[str, Any]]:

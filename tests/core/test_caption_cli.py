@@ -121,13 +121,20 @@ def test_images_that_a_run_made(synthvlm, refused, tmp_path):
     assert said.code == 0, said.err
     assert "Captions (parrot): 4 of 4" in said.err
     assert len(merged(out)) == 4
+    planned = synthvlm("plan", out, "--model", "parrot", "--perspective", "main", "--selection", "default").out
+    assert "Captions: 8 (2 per image)" in planned
+    everything = synthvlm("recaption", out, "--model", "parrot")
+    assert "--selection default takes only the chosen ones" in everything.err
+    assert "Captions (parrot): 10 of 10" in everything.err
+    assert "6 of the images that parrot captioned are not exported: they get no line" in everything.err
+    assert len(merged(out)) == 4
     page = (out / "report" / "report.html").read_text()
     assert "Highest Total" in page
     assert "picked by chance" in page
     assert "is a run: captions of its images become part of it" in refused("recaption", out, "--out", tmp_path / "x", "--model", "parrot")
     status = synthvlm("status", out).out
-    assert "parrot: 4 of 4 (100%)" in status
-    assert "    detail: 4 made" in status
+    assert "parrot: 10 of 10 (100%)" in status
+    assert "    detail: 10 made" in status
 
 
 def test_the_models_kind_decides_the_direction(synthvlm, tmp_path, images, monkeypatch):
@@ -170,7 +177,8 @@ def test_with_nothing_given_both_lines_are_shown(synthvlm, tmp_path, monkeypatch
     said = synthvlm("make", "--top", "3", "-o", "size=24")
     assert said.code == 0, said.err
     assert "Selected 3 of 10" in said.out
-    assert "Merged: 3 lines of up to 6 captions" in said.err
+    assert "Merged: 3 lines of up to 5 captions" in said.err
+    assert "parrot/style has no caption yet: it gets no position" in said.err, "it repeats its question, which names things"
     assert merged(tmp_path / "runs" / "demo")[0]["image"].startswith("runs/demo/exports/llava/")
 
 
@@ -223,10 +231,21 @@ def test_what_is_wrong_is_said_before_anything_runs(refused, monkeypatch, tmp_pa
     assert not (tmp_path / "run" / "parrot" / "000").exists()
 
 
+@pytest.mark.parametrize("flags", [["--model", "parot"], [*PARROT, "--perspective", "detial"], [*PARROT, "-o", "voise=x"]])
+def test_a_misspelt_name_does_not_wait_for_the_images_to_be_read(refused, tmp_path, images, flags):
+    refused("recaption", images, "--out", tmp_path / "run", *flags)
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_mistakes(refused, monkeypatch, tmp_path, images, line):
     monkeypatch.chdir(tmp_path)
     assert "which images?" in refused("recaption")
     assert "two inputs" in refused("recaption", images, "--input", images / "images.json", "--model", "parrot")
+    unquoted = refused("recaption", *sorted(images.glob("*.png")), "--model", "parrot")
+    assert f"6 inputs: {images / '0.png'} and {images / '1.png'} …" in unquoted
+    assert "in quotation marks" in unquoted
+    (tmp_path / "list.txt").write_text("0.png\n")
+    assert "--image-root says where relative paths start from" in refused("recaption", tmp_path / "list.txt", "--model", "parrot")
     assert "which captioner? give --model" in refused("caption", line)
     assert "--image-root is about reading images" in refused("caption", line, "--model", "parrot", "--image-root", "x")
     assert "there is no run in" in refused("caption", tmp_path / "none", "--model", "parrot")

@@ -1,12 +1,15 @@
-"""Caption pictures with a tiny checkpoint on one engine and write every answer's token ids: ``python -m tests.engines.agreement PLUGIN DIR ENGINE OUT``.
+"""Caption pictures on one engine and write every answer's token ids: ``python -m tests.engines.agreement ENGINE OUT PLUGIN[=CHECKPOINT] …``.
 
-For the engine ``openai`` the environment's OPENAI_BASE_URL says where a vLLM server with the checkpoint is.
+Each captioner's answers go to ``OUT/PLUGIN.ENGINE.json``. For the engine ``openai`` the environment's OPENAI_BASE_URL says where a
+vLLM server is that has the checkpoint under the name ``tiny``.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
+from pathlib import Path
 from typing import Any
 
 from synthvlm import CaptionRequest
@@ -28,8 +31,9 @@ def requests(pictures: int = 3, prompts: tuple[str, ...] = PROMPTS, penalty: flo
 
 
 def options(plugin: str, directory: str, engine: str, **more: Any) -> Any:
-    """Return a family's options on an engine."""
-    return discover().create("captioner", plugin, {"checkpoint": directory, "engine": engine, "dtype": "float32"} | more)
+    """Return a family's options on an engine; without a directory with the checkpoint that is its default."""
+    values = {"engine": engine, "dtype": "float32"} | ({"checkpoint": directory} if directory else {})
+    return discover().create("captioner", plugin, values | more)
 
 
 def note_token_ids(captioner: Any, engine: str) -> list[list[int]]:
@@ -70,31 +74,47 @@ def note_token_ids(captioner: Any, engine: str) -> list[list[int]]:
     return noted
 
 
-def main(plugin: str, directory: str, engine: str, out: str) -> None:
-    """Caption one request at a time, so that ids and answers belong together, then the whole shard at once."""
-    more: dict[str, Any] = {"batch_size": 1} if engine == "transformers" else {}
-    if engine == "openai":
-        more = {"served_model": "tiny", "request_timeout": 60.0}
+def world_requests() -> list[CaptionRequest]:
+    """Return the questions of the miniature captioner's training on pictures of its world."""
+    from PIL import Image
+    from synthvlm_mini import world
+
+    from synthvlm import perspectives
+
+    made, draw = [], random.Random(4)
+    for n in range(3):
+        image = Image.fromarray(world.render(world.sample(draw), 64, n))
+        for name in ("detail", "nouns", "background"):
+            [perspective] = perspectives.resolve([name], "mini").values()
+            made.append(CaptionRequest(f"{n}-{name}", perspective.render({}), (image,), (f"{n:064d}",), perspective.max_new_tokens))
+    return made
+
+
+def main(engine: str, out: str, *captioners: str) -> None:
+    """Have each captioner answer one request at a time, so that ids and answers belong together, then the whole shard at once."""
+    for captioner in captioners:
+        plugin, _, directory = captioner.partition("=")
+        answers = ask(plugin, directory, engine)
+        (Path(out) / f"{plugin}.{engine}.json").write_text(json.dumps(answers))
+
+
+def ask(plugin: str, directory: str, engine: str) -> list[dict[str, Any]]:
+    """Return a line per request: its ids and the answer to it alone, and the answer as one of a shard."""
+    more: dict[str, Any] = {"transformers": {"batch_size": 4}, "vllm": {}, "openai": {"served_model": "tiny", "request_timeout": 60.0}}[
+        engine
+    ]
     captioner = options(plugin, directory, engine, **more).load(["cpu"])
     noted = note_token_ids(captioner, engine)
-    asked = [*requests(), *requests(1, penalty=1.3)]
+    asked = world_requests() if plugin == "mini-captioner" else [*requests(), *requests(1, penalty=1.3)]
     answers = [answer for request in asked for answer in captioner.caption([request])]
-    ids = [list(i) for i in noted]
-    # Again as a shard: the transformers engine in batches of one here, the others all in flight together.
-    shard = (
-        [answer for n in range(len(asked)) for answer in captioner.caption([asked[n]])]
-        if more.get("batch_size")
-        else [*captioner.caption(iter(asked))]
-    )
-    captioner.close()
-    with open(out, "w") as stream:
-        json.dump(
-            [
-                {"id": r.id, "ids": i, "answer": repr(a), "shard": repr(s), "text": a.text}
-                for r, i, a, s in zip(asked, ids, answers, shard, strict=True)
-            ],
-            stream,
-        )
+    ids = noted[:: len(noted) // len(asked)]  # on the transformers engine a batch is filled up with the same request
+    shard = list(captioner.caption(asked))
+    getattr(captioner, "close", lambda: None)()
+    return [
+        {"id": r.id, "ids": i, "text": a.text, "finish_reason": a.finish_reason, "tokens": a.tokens, "prompt_tokens": a.prompt_tokens,
+         "shard": s.text}
+        for r, i, a, s in zip(asked, ids, answers, shard, strict=True)
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def test_registered_with_weights_that_ship() -> None:
     for name, values in found.cls.recommended["scorers"].items():
         discover().create("scorer", name, values)  # an unknown option would be an error
     weights = sorted(Path(synthvlm_mini.GENERATOR).parent.rglob("*"))
-    assert sum(f.stat().st_size for f in weights if f.is_file()) < 16e6
+    assert sum(f.stat().st_size for f in weights if f.is_file()) < 40e6
     # A path in a configuration file would be that of the machine where the weights were made.
     configurations = {f.name: f.read_text() for f in weights if f.suffix == ".json" and f.name != "tokenizer.json"}
     assert configurations.keys() >= {"model_index.json", "config.json", "open_clip_config.json"}

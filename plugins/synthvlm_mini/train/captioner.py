@@ -31,7 +31,7 @@ _TEMPLATE = (
 )
 
 
-def captioner(tokenizer: Any) -> LlavaForConditionalGeneration:
+def captioner(tokenizer: Any) -> Any:
     """Return a new captioner: the vision tower, a projector, and a Llama of 4 layers, 192 wide."""
     language = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 16) * 16,
@@ -97,7 +97,7 @@ class _Examples:
         return ids, positions, mask[:, None], wanted
 
 
-def train_captioner(out: Path, device: torch.device, scale: float = 1.0) -> LlavaForConditionalGeneration:
+def train_captioner(out: Path, device: torch.device, scale: float = 1.0) -> Any:
     """Train the captioner, its vision tower going on with telling what every patch shows."""
     _, tokenizer = load(out)
     pictures, examples = Pictures(out), _Examples(tokenizer)
@@ -133,7 +133,7 @@ def train_captioner(out: Path, device: torch.device, scale: float = 1.0) -> Llav
     return model
 
 
-def export_captioner(model: LlavaForConditionalGeneration, out: Path, folder: Path) -> None:
+def export_captioner(model: Any, out: Path, folder: Path) -> None:
     """Write the checkpoint directory in the published layout of LLaVA, in half precision, with processor and chat template."""
     _, tokenizer = load(out)
     model = model.to("cpu")

@@ -59,7 +59,8 @@ def collect_mistakes(folder: Path, generator: Any, checker: Checker, count: int)
         with open(path.with_suffix(".tmp"), "wb") as file:
             np.savez(file, pixels=images[kept], labels=shown, asked=asked)
         os.replace(path.with_suffix(".tmp"), path)
-        print(f"mistakes: {min(count, (number + 1) * _CHUNK)} of {count}; {np.mean((shown != asked).any(1)):.0%} are not what was asked", flush=True)
+        wrong = int((shown != asked).any(1).sum())
+        print(f"mistakes: {min(count, (number + 1) * _CHUNK)} of {count}; {wrong} of {len(kept)} scenes are not what was asked", flush=True)
     _join(folder)
 
 
