@@ -163,7 +163,7 @@ def test_with_nothing_given_both_lines_are_shown(synthvlm, tmp_path, monkeypatch
     from synthvlm.cli import line as lines
 
     demo = recipe.builtin("demo").model_dump(exclude_unset=True)
-    assert [next(iter(s)) for s in demo["steps"]] == ["generate", "score", "select", "export", "caption", "merge", "report"]
+    assert [next(iter(s)) for s in demo["steps"]] == ["curate", "generate", "score", "select", "export", "caption", "merge", "report"]
     (captioning,) = [s["caption"] for s in demo["steps"] if "caption" in s]
     assert captioning["model"] == "mini-captioner"
     captioning["model"] = "parrot"
@@ -171,8 +171,8 @@ def test_with_nothing_given_both_lines_are_shown(synthvlm, tmp_path, monkeypatch
     monkeypatch.setattr(lines, "with_defaults", lambda whole, _: whole)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.txt").write_text("".join(f"caption {n}\n" for n in range(10)))
-    demo["steps"][0]["generate"] = {"model": "cheap"}
-    demo["steps"][1]["score"] = {"scorers": {"brightness": {}}}
+    demo["steps"][1]["generate"] = {"model": "cheap"}
+    demo["steps"][2]["score"] = {"scorers": {"brightness": {}}}
     demo |= {"input": {"path": "c.txt"}, "out": "runs/demo"}
     said = synthvlm("make", "--top", "3", "-o", "size=24")
     assert said.code == 0, said.err

@@ -472,7 +472,7 @@ def test_select_and_export(synthvlm, refused, copy):
     said = synthvlm("export", copy, "--format", "jsonl", "--format", "imagefolder", "--selection", "odd")
     assert said.code == 0
     pairs = copy / "exports" / "jsonl-odd" / "pairs.jsonl"
-    assert f"Data set (jsonl): {pairs.parent}" in said.out
+    assert f"Data set (jsonl): 10 images in {pairs.parent}" in said.out
     assert len(pairs.read_text().splitlines()) == 10
     assert (copy / "exports" / "imagefolder-odd" / "train" / "metadata.jsonl").exists()
     assert "has no selection 'other'" in refused("export", copy, "--selection", "other")
