@@ -82,7 +82,8 @@ def merge_files(
             about = {"source": ORIGINAL, "files": [original], "records": images + repeated, "duplicates": repeated}
             for n in range(width):
                 (having,) = one(db, f"SELECT count(caption_{n}) FROM images")
-                columns.append(Column(ORIGINAL, "images", f"caption_{n}", about, images - having))
+                if having:  # only a record that is not used may have had so many
+                    columns.append(Column(ORIGINAL, "images", f"caption_{n}", about, images - having))
         db.execute("SET threads = 1")  # one for each source, which keeps rows in order
         done, made = None, []
         if composed is None:

@@ -205,6 +205,7 @@ def main(arguments: Sequence[str]) -> int:
     commands = os.fdopen(int(arguments[0]), "r", encoding="utf-8")
     events = os.fdopen(int(arguments[1]), "w", encoding="utf-8")
     os.dup2(2, 1)  # a plugin that prints writes to the log, not into the protocol
+    sys.setswitchinterval(0.0005)  # seconds, not 0.005: threads that decode and write give way to the one that feeds the device
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says stop
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     lock = threading.Lock()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from synthvlm.errors import InputError
@@ -53,6 +53,9 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     st.booleans(),
     st.permutations(["original", "s0", "s1"]),
     st.integers(0, 3),
+)
+@example(  # the second record of an image is not used, and has more captions than any that is
+    [("a.jpg", "a dog"), ("a.jpg", ["a", "b"])], [([("a.jpg", "a cat")], Form())], Form(), "empty", True, False, ["original", "s0"], 0
 )
 def test_files_of_any_form_give_what_loops_over_dicts_give(original, sources, form, missing, keep, dedupe, names, ordered):
     with tempfile.TemporaryDirectory() as name:
