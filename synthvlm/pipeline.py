@@ -12,21 +12,16 @@ from typing import Any, Self
 
 from synthvlm import curation as curating
 from synthvlm import select as selecting
-from synthvlm.errors import OptionError, RunError
+from synthvlm.errors import RunError
 from synthvlm.execution import Execution, execute
-from synthvlm.perspectives import DEFAULT, resolve
+from synthvlm.perspectives import DEFAULT
 from synthvlm.plugins import discover
 from synthvlm.preparing import (
-    fetch_all,
     prepare_caption,
     prepare_generate,
     prepare_score,
-    presets,
-    recommended_scorers,
-    split_preset,
     wants_device,
 )
-from synthvlm.recipe import CaptionStep, GenerateStep, Recipe, ScoreStep, SelectStep
 from synthvlm.run import RunDirectory, Stage
 from synthvlm.samples import Ingested, ingest
 from synthvlm.selecting import sweep as sweeping
@@ -145,9 +140,9 @@ class Run(RunDirectory):
         """
         shared: dict[str, Any] = {"preset": preset, "repeat": repeat, "image_format": image_format, "quality": quality, "name": name}
         shared |= {"curation": curation, "keep_top": keep_top}
-        return self._generate(model, options, store, scorers, weights, **shared)
+        return self.generate_with(model, options, store, scorers, weights, **shared)
 
-    def _generate(
+    def generate_with(
         self,
         model: str,
         options: Mapping[str, Any],
@@ -159,6 +154,7 @@ class Run(RunDirectory):
         keep_top: str | float | int | None = None,
         **shared: Any,
     ) -> Self:
+        """Do as :meth:`generate` does, with the model's ``options`` in a mapping and the scores' stage named ``score_as``."""
         if curation is None and curating.record(self) is not None:
             curation = "default"
         shared["curation"] = None if curation == "off" else curation
@@ -174,7 +170,7 @@ class Run(RunDirectory):
 
     def score(self, scorers: Mapping[str, Mapping[str, Any]] | None = None, *, images: str | None = None, name: str | None = None) -> Self:
         """Score the images that are still to be scored (by default of the only image stage, or the last made)."""
-        source = images or self._images()
+        source = images or self.image_stage()
         prepared = prepare_score(self, source, scorers, name=name, execution=self.execution)
         self.results["score"] = execute(self, [prepared], self.execution) | {"stage": prepared.stage.name}
         return self
@@ -232,7 +228,7 @@ class Run(RunDirectory):
         """
         from synthvlm import regenerating
 
-        stage = self.stage(images or self._images())
+        stage = self.stage(images or self.image_stage())
         if selection is not None:
             rows = regenerating.of_selection(self, stage, selection)
         elif top is not None:
@@ -271,13 +267,14 @@ class Run(RunDirectory):
         ``perspectives`` are names, files or folders; ``images`` names an image stage, ``selection`` a selection of its images (by
         default the run's own images are captioned, or if it has none, those of its only image stage).
         """
-        return self._caption(
+        return self.caption_with(
             model, options, perspectives, preset=preset, images=images, selection=selection, max_new_tokens=max_new_tokens, name=name
         )
 
-    def _caption(
+    def caption_with(
         self, model: str, options: Mapping[str, Any], perspectives: Sequence[str | os.PathLike[str]], images: str | None, **settings: Any
     ) -> Self:
+        """Do as :meth:`caption` does, with the model's ``options`` in a mapping."""
         source = images or self._images_to_caption()
         prepared = prepare_caption(self, model, perspectives, options=options, images=source, execution=self.execution, **settings)
         self.results["caption"] = execute(self, [prepared], self.execution) | {"stage": prepared.stage.name}
@@ -310,7 +307,8 @@ class Run(RunDirectory):
         stages = [s for s in (self.stage(n) for n in self.stage_names()) if s.kind == kind]
         return [s for s in stages if kind != "score" or s.reads_pixels]
 
-    def _images(self) -> str:
+    def image_stage(self) -> str:
+        """Return the image stage that was made last, or the only one. Raises RunError if it is not clear which."""
         if "generate" in self.results:
             return self.results["generate"]["stage"]
         names = [s.name for s in self._stages("generate")]
@@ -326,7 +324,7 @@ class Run(RunDirectory):
             return "samples"
         if not self._stages("generate"):
             raise RunError(f"{self.root} has no images to caption", "read some in: synthvlm recaption IMAGES --out RUN --model MODEL")
-        return self._images()
+        return self.image_stage()
 
     def _scores(self, names: Sequence[str] | None) -> list[Stage]:
         if names:
@@ -341,120 +339,3 @@ class Run(RunDirectory):
                 f"{self.root} has scores of several image stages", f"name which with --scores: {', '.join(s.name for s in found)}"
             )
         return found
-
-
-def follow(recipe: Recipe, run: Run, on_step: Any = None, only: str | None = None) -> Run:
-    """Do a recipe's steps in order. Images that turn out damaged while they are scored or captioned are made again.
-
-    ``only``: one verb's steps; the others still tell what it needs of them (what ``store: best`` scores by).
-    """
-    _check_first(recipe, run, only)
-    scoring: ScoreStep = recipe.first("score") or ScoreStep.model_validate({})
-    selection = recipe.first("select")
-    for step in recipe.steps:
-        if only and step.verb != only:
-            continue
-        if on_step:
-            on_step("begin", step.verb, run)
-        s = step.settings
-        if step.verb == "curate":
-            run.curate(**s.settings())
-            _refuse_none(run.results["curate"])
-        elif step.verb == "generate":
-            _generate(run, s, scoring, selection)
-        elif step.verb in ("score", "caption"):
-            work = _score if step.verb == "score" else _caption
-            work(run, s)
-            made: GenerateStep | None = recipe.first("generate")
-            if run.results[step.verb]["damaged_parts"] and made is not None:
-                _generate(run, made, scoring, selection)
-                work(run, s)
-        elif step.verb == "select":
-            run.select(**s.model_dump())
-        elif step.verb == "export":
-            for kind in s.formats:
-                run.export(kind, **s.model_dump(exclude={"formats"}))
-        elif step.verb == "merge":
-            run.merge(**s.model_dump())
-        else:
-            run.report(selection=s.selection)
-        if on_step:
-            on_step("end", step.verb, run)
-    return run
-
-
-def _refuse_none(curation: Mapping[str, Any]) -> None:
-    """Stop a line that has no caption left, and say why."""
-    if not curation["kept"]:
-        why = ", ".join(f"{f['dropped']:,} by {f['reason']} ({f['limit']})" for f in curation["funnel"] if f["dropped"])
-        raise RunError(
-            f"curation keeps none of the {curation['captions']:,} captions: {why}",
-            "--no-curate takes them as they are; --rule COLUMN=off leaves a rule out; synthvlm curate CAPTIONS --dry-run shows examples",
-        )
-
-
-def _check_first(recipe: Recipe, run: Run, only: str | None) -> None:
-    """Fail before spending: a line whose scorer cannot be fetched must not begin with a day of images."""
-    registry = discover()
-    models: list[tuple[str, str, Mapping[str, Any], str | None]] = []
-    making: GenerateStep | None = recipe.first("generate")
-    scoring: ScoreStep | None = recipe.first("score")
-    if making is not None:
-        models.append(("generator", making.model, making.options, making.preset))
-    if scoring is not None and (only != "generate" or (making is not None and making.store != "all")):
-        source = making.model if making else run.stage(scoring.images or run._images()).plugins[0]["name"]
-        for name, options in (scoring.scorers or recommended_scorers(registry, source)).items():
-            models.append(("scorer", name, *split_preset(options)))
-    for curate in [] if only else recipe.all("curate"):
-        named = [*(curate.scorers or {"text": {}}).items(), *([("language", {})] if curate.languages else [])]
-        models += [("scorer", name, *split_preset(options)) for name, options in named]
-    if only != "generate":
-        models += captioners(recipe)
-    fetch_all(registry, models, run.execution)
-
-
-def captioners(recipe: Recipe) -> list[tuple[str, str, Mapping[str, Any], str | None]]:
-    """Return (kind, name, options, preset) of the captioners, as far as a look at what is named tells: nothing is read or fetched.
-
-    Raises PluginError, OptionError or InputError for a captioner, an option or a perspective that is none.
-    """
-    registry, found = discover(), []
-    for step in recipe.all("caption"):
-        of_model, of_perspectives = presets(registry, step.model, step.preset)
-        registry.create("captioner", step.model, step.options, of_model)
-        resolve(step.perspectives, preset=of_perspectives)
-        found.append(("captioner", step.model, step.options, of_model))
-    return found
-
-
-def _score(run: Run, s: ScoreStep) -> None:
-    run.score(s.scorers, images=s.images, name=s.name)
-
-
-def _caption(run: Run, s: CaptionStep) -> None:
-    settings = s.model_dump(include={"preset", "images", "selection", "max_new_tokens", "name"})
-    run._caption(s.model, s.options, s.perspectives, **settings)
-
-
-def _generate(run: Run, s: GenerateStep, scoring: ScoreStep, selection: SelectStep | None) -> None:
-    weights = selection.weights if selection else None
-    settings = s.model_dump(include={"repeat", "preset", "name", "image_format", "quality", "curation"})
-    settings["keep_top"] = _keep_top(s, selection)
-    run._generate(s.model, s.options, s.store, scoring.scorers, weights, scoring.name, **settings)
-
-
-def _keep_top(s: GenerateStep, selection: SelectStep | None) -> str | float | int | None:
-    """Return how many captions keep their pixels with ``store: top``: as many as are selected, if nothing else is said.
-
-    Raises OptionError if the selection may want pixels that are then gone.
-    """
-    if s.store != "top":
-        return None
-    if selection is None:
-        return s.keep_top
-    other = [f for f in ("group_by", "max_similarity", "clusters") if getattr(selection, f) is not None]
-    other += ["normalise"] if selection.normalise != "none" else []
-    if other:
-        raise OptionError(f"store: top keeps the top by total, and {other[0]} may select others", "use store: best")
-    top = selection.top if selection.top is not None or selection.threshold is None else "all"
-    return s.keep_top if s.keep_top is not None else top

@@ -20,9 +20,10 @@ from synthvlm.cli import common
 def command(run_dir: str, images: str | None, **flags: Any) -> None:
     """Make the captions that RUN still lacks, of its images or of those that it made."""
     from synthvlm import recipe
-    from synthvlm.cli import line
+    from synthvlm.cli import line, overlay, telling
     from synthvlm.errors import OptionError
-    from synthvlm.pipeline import Run, follow
+    from synthvlm.following import follow
+    from synthvlm.pipeline import Run
     from synthvlm.plugins import discover
 
     unread = [f for f in common.INPUT if flags.get(f)]
@@ -31,8 +32,8 @@ def command(run_dir: str, images: str | None, **flags: Any) -> None:
         raise OptionError(f"--{name} is about reading images, and there are none to read", "give them with --input")
     if not flags["models"]:
         raise OptionError("which captioner? give --model", f"there are: {', '.join(discover().names('captioner'))}")
-    whole = line.overlay(recipe.parse({"steps": [{"caption": {}}]}, "the command line"), images, run_dir, flags)
+    whole = overlay.overlay(recipe.parse({"steps": [{"caption": {}}]}, "the command line"), images, run_dir, flags)
     run = Run.create(run_dir) if images else Run.open(run_dir)
     run.execution = common.execution(flags)
     line.read_input(run, whole)
-    follow(whole, run, line.tell_step)
+    follow(whole, run, telling.tell_step)

@@ -61,12 +61,12 @@ def command(source: str, out: str | None, seed: int | None, dry_run: bool, name:
             raise OptionError("where to? captions need a run's folder", "give --out RUN, or --dry-run to only look")
         run.execution = common.execution(flags, quiet=dry_run)
         if not os.path.exists(f"{source}/run.json"):
-            from synthvlm.cli import line
+            from synthvlm.cli import telling
 
             reader = {to: flags[given] for given, to in common.INPUT.items() if flags.get(given) is not None}
             # Pairs are measured by their pictures, so they are read for them.
             (run.add_images if _of_pairs(settings) else run.add)(source, **reader)
-            line.tell_input(run)
+            telling.tell_input(run)
         run.curate(**settings.settings(), dry=dry_run)
         tell(run.results["curate"], examples=3, dry=dry_run)
         if not dry_run:
@@ -76,7 +76,7 @@ def command(source: str, out: str | None, seed: int | None, dry_run: bool, name:
 def step(flags: dict[str, Any]) -> Any:
     """Return the curate step that the flags ask for."""
     from synthvlm import recipe
-    from synthvlm.cli import line
+    from synthvlm.cli import overlay
 
     model, options = common.split_options(flags)
     if model:
@@ -90,7 +90,7 @@ def step(flags: dict[str, Any]) -> Any:
     unknown = [s for s in options if s not in named]
     if unknown:
         raise OptionError(f"-o {unknown[0]}.…: {unknown[0]!r} is not asked for", f"add it with --scorer {unknown[0]}")
-    settings = line.curate_flags(flags) | common.given(**{k: flags[k] for k in ("similarity", "pairs", "name")})
+    settings = overlay.curate_flags(flags) | common.given(**{k: flags[k] for k in ("similarity", "pairs", "name")})
     settings |= {"scorers": {n: options.get(n, {}) for n in named}, "blocklists": list(flags["blocklists"])}
     return recipe.parse({"steps": [{"curate": settings}]}, "the command line").steps[0].settings
 

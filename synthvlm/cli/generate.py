@@ -25,7 +25,7 @@ from synthvlm.cli import common
 def command(run_dir: str, captions: str | None, seed: int | None, **flags: Any) -> None:
     """Make the images that RUN still lacks."""
     from synthvlm import recipe
-    from synthvlm.cli import line
+    from synthvlm.cli import overlay, telling
     from synthvlm.errors import OptionError
 
     unread = [f"--{f.replace('_', '-')}" for f in ("input_format", "caption_column", "id_column", "on_duplicate", "limit") if flags[f]]
@@ -40,22 +40,23 @@ def command(run_dir: str, captions: str | None, seed: int | None, **flags: Any) 
             "--scorer and --weight are of use here only with --store best or top", "score afterwards with: synthvlm score RUN"
         )
     steps = {"generate": {}, "score": {}, "select": {}}
-    whole = line.overlay(
+    whole = overlay.overlay(
         recipe.parse({"steps": [{k: v} for k, v in steps.items()]}, "the command line"), captions, run_dir, flags | {"seed": seed}
     )
     if flags["model"] is None:
         from synthvlm.plugins import discover
 
         raise OptionError("which image model? give --model", f"there are: {', '.join(discover().names('generator'))}")
-    from synthvlm.pipeline import Run, follow
+    from synthvlm.following import follow
+    from synthvlm.pipeline import Run
 
     run = Run.create(run_dir, seed=whole.seed) if captions else _open(run_dir)
     run.execution = common.execution(flags)
     if captions:
         run.add(captions, **whole.input.model_dump(exclude={"path"}, exclude_none=True))
-        line.tell_input(run)
+        telling.tell_input(run)
     # Scorers and weights are in the recipe for what `--store best` needs of them; only the first step is done here.
-    follow(whole, run, line.tell_step, only="generate")
+    follow(whole, run, telling.tell_step, only="generate")
 
 
 def _open(run_dir: str) -> Any:

@@ -31,14 +31,14 @@ _BYTES_PER_PIXEL = {"jpeg": 0.4, "png": 1.6, "webp": 1.1}
 def command(captions: str | None, recipe_path: str | None, out: str | None, fetch: bool, **flags: Any) -> None:
     """Check recipe, input, plugins, checkpoints and disk. Nothing runs and no run is made."""
     from synthvlm import recipe
-    from synthvlm.cli import line, recaption
+    from synthvlm.cli import line, overlay, recaption
 
     base = recipe.load(recipe_path) if recipe_path else None
     kind = common.one_line(flags, ("recaption" if base.reads_images else "synth") if base else None)
     if base is None and kind == "recaption":
         whole = recaption.whole_line([captions] if captions else [], None, out, flags)
     else:
-        whole = line.with_defaults(line.overlay(base or recipe.builtin("synth"), captions, out, flags), flags["model"])
+        whole = line.with_defaults(overlay.overlay(base or recipe.builtin("synth"), captions, out, flags), flags["model"])
     click.echo("Recipe:\n" + "".join(f"  {x}\n" for x in whole.to_yaml().splitlines()))
     problems = _check(whole, flags, fetch)
     for p in problems:

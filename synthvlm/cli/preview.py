@@ -23,7 +23,7 @@ from synthvlm.cli import common
 def command(captions: str | None, out: str | None, **flags: Any) -> None:
     """Take the first captions or images (8, or --limit) through the line with the same settings, to look before spending."""
     from synthvlm import recipe
-    from synthvlm.cli import line, recaption
+    from synthvlm.cli import line, overlay, recaption
     from synthvlm.errors import OptionError
 
     flags["limit"] = flags["limit"] or 8
@@ -34,7 +34,7 @@ def command(captions: str | None, out: str | None, **flags: Any) -> None:
             raise OptionError("a preview needs images of its own", "give a list, a folder or a pattern")
     else:
         flags["top"] = flags["top"] or "50%"
-        whole = line.overlay(recipe.builtin("synth"), captions, where, flags)
+        whole = overlay.overlay(recipe.builtin("synth"), captions, where, flags)
         steps = [s for s in whole.steps if s.verb != "export"]
         whole = line.with_defaults(whole.model_copy(update={"steps": steps}), flags["model"])
     run = line.go(whole, flags)

@@ -20,9 +20,9 @@ def command(run_dir: str, keep_top: str, scores: tuple[str, ...], dry_run: bool,
 
     Safe to stop or kill at any moment. Refused while a stage has still to read the images. `synthvlm regenerate` makes dropped ones again.
     """
-    from synthvlm.cli import line
+    from synthvlm.cli import telling
     from synthvlm.pipeline import Run
 
     run = Run.open(run_dir)
     run.prune(keep_top, weights=common.weights(flags["weights"]), scores=scores, dry=dry_run)
-    line.tell_prune(run.results["prune"], dry_run)
+    telling.tell_prune(run.results["prune"], dry_run)

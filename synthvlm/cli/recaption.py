@@ -38,7 +38,7 @@ def command(sources: tuple[str, ...], input_path: str | None, out: str | None, *
 def whole_line(images: Sequence[str], input_path: str | None, out: str | None, flags: dict[str, Any]) -> Any:
     """Return the recipe that the flags ask for."""
     from synthvlm import recipe
-    from synthvlm.cli import line
+    from synthvlm.cli import line, overlay
     from synthvlm.errors import OptionError
 
     inputs: list[str] = list(dict.fromkeys([*images, *([input_path] if input_path else [])]))
@@ -60,7 +60,7 @@ def whole_line(images: Sequence[str], input_path: str | None, out: str | None, f
         source, out = None, source
     if source is None and not flags.get("selection") and os.path.exists(f"{out or DEMO}/selections/default.json"):
         click.echo(f"Taking all images of {out or DEMO}; --selection default takes only the chosen ones.", err=True)
-    whole = line.with_defaults(line.overlay(recipe.builtin("recaption"), source, out, flags), named)
+    whole = line.with_defaults(overlay.overlay(recipe.builtin("recaption"), source, out, flags), named)
     if source is not None:
         name = Path(source.rstrip("/")).stem.translate(str.maketrans("*?[]{}", "------")).strip("-.") or "images"
         whole.out = whole.out or f"runs/{name}-{flags['name'] or whole.first('caption').model}"

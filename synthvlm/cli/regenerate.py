@@ -25,7 +25,7 @@ def command(source: str, ids: tuple[str, ...], candidate: int | None, out: str |
 
     Of a run: images that prune or --store best dropped, by the ids of their captions, --top or --selection. Of a recipe export: all of it.
     """
-    from synthvlm.cli import line
+    from synthvlm.cli import telling
     from synthvlm.errors import OptionError
     from synthvlm.pipeline import Run
 
@@ -44,4 +44,4 @@ def command(source: str, ids: tuple[str, ...], candidate: int | None, out: str |
         run.execution = common.execution(flags)
         choice = {"ids": ids, "candidate": candidate, "top": flags["top"], "selection": flags["selection"], "images": flags["images"]}
         told = run.regenerate(**choice, weights=common.weights(flags["weights"]), **options).results["regenerate"]
-    line.tell_regenerated(told)
+    telling.tell_regenerated(told)

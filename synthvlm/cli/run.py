@@ -21,6 +21,6 @@ from synthvlm.cli import common
 def command(recipe_path: str, captions: str | None, out: str | None, **flags: Any) -> None:
     """Do the steps of a recipe; flags win over what it says."""
     from synthvlm import recipe
-    from synthvlm.cli import line
+    from synthvlm.cli import line, overlay
 
-    line.go(line.overlay(recipe.load(recipe_path), captions, out, flags), flags)
+    line.go(overlay.overlay(recipe.load(recipe_path), captions, out, flags), flags)

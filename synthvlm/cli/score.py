@@ -18,7 +18,7 @@ from synthvlm.cli import common
 @common.execution_options
 def command(run_dir: str, images: str | None, name: str | None, **flags: Any) -> None:
     """Score the images that RUN still lacks scores of."""
-    from synthvlm.cli import line
+    from synthvlm.cli import overlay, telling
     from synthvlm.pipeline import Run
 
     run = Run.open(run_dir)
@@ -29,7 +29,7 @@ def command(run_dir: str, images: str | None, name: str | None, **flags: Any) ->
         from synthvlm.errors import OptionError
 
         raise OptionError(f"-o {next(iter(model))}=…: which scorer's?", "write -o SCORER.KEY=VALUE")
-    source = images or run._images()
-    line.merge_scorers(settings, flags, scorer_options, {"steps": [{"generate": {"model": run.stage(source).plugins[0]["name"]}}]})
+    source = images or run.image_stage()
+    overlay.merge_scorers(settings, flags, scorer_options, {"steps": [{"generate": {"model": run.stage(source).plugins[0]["name"]}}]})
     run.score(settings.get("scorers"), images=source, name=name)
-    line.tell_tally("score", run.results["score"])
+    telling.tell_tally("score", run.results["score"])

@@ -22,7 +22,7 @@ def command(run_dir: str, scores: tuple[str, ...], name: str, sweep: str | None,
 
     No image is read: score once, select as often as you like, under several names (--as).
     """
-    from synthvlm.cli import line
+    from synthvlm.cli import telling
     from synthvlm.errors import OptionError
     from synthvlm.pipeline import Run
 
@@ -35,10 +35,10 @@ def command(run_dir: str, scores: tuple[str, ...], name: str, sweep: str | None,
                 f"a sweep compares rankings, without --{diverse[0].replace('_', '-')}", "leave it out, or select without --sweep"
             )
         told = run.sweep(sweep, scores=scores, **settings)
-        show = line.tell_sweep
+        show = telling.tell_sweep
     else:
         told = run.select(scores=scores, name=name, **settings).results["select"]
-        show = line.tell_selection
+        show = telling.tell_selection
     if as_json:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:

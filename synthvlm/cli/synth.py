@@ -42,13 +42,13 @@ def command(captions: str | None, input_path: str | None, out: str | None, **fla
 def whole_line(recipe_name: str, captions: str | None, input_path: str | None, out: str | None, **flags: Any) -> None:
     """Do the line that ships as ``recipe_name`` with the flags laid over it."""
     from synthvlm import recipe
-    from synthvlm.cli import line
+    from synthvlm.cli import line, overlay
     from synthvlm.errors import OptionError
 
     if captions and input_path and captions != input_path:
         raise OptionError(
             f"two inputs: {captions} and {input_path}", "one run reads one; add another later with: synthvlm generate RUN --input FILE"
         )
-    whole = line.with_defaults(line.overlay(recipe.builtin(recipe_name), captions or input_path, out, flags), flags["model"])
+    whole = line.with_defaults(overlay.overlay(recipe.builtin(recipe_name), captions or input_path, out, flags), flags["model"])
     whole.out = whole.out or f"runs/{Path(whole.input.path).stem}-{flags['name'] or whole.first('generate').model}"
     line.go(whole, flags)

@@ -358,13 +358,13 @@ def test_without_input_the_examples_serve_and_it_says_so(synthvlm, tmp_path, mon
 
 def test_the_miniature_model_serves_only_the_examples(monkeypatch, capsys):
     from synthvlm import recipe
-    from synthvlm.cli import line
+    from synthvlm.cli import line, overlay
 
-    whole = line.with_defaults(line.overlay(recipe.builtin("synth"), None, None, {}), None)
+    whole = line.with_defaults(overlay.overlay(recipe.builtin("synth"), None, None, {}), None)
     assert whole.first("generate").model == "mini"
     assert "No model given: taking the miniature one (mini)" in capsys.readouterr().err
     with pytest.raises(OptionError, match="which image model"):
-        line.with_defaults(line.overlay(recipe.builtin("synth"), "mine.json", None, {}), None)
+        line.with_defaults(overlay.overlay(recipe.builtin("synth"), "mine.json", None, {}), None)
 
 
 def test_another_setting_is_a_mismatch_with_both_ways_on(refused, synthvlm, line, copy):

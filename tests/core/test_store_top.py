@@ -14,7 +14,8 @@ import pytest
 
 from synthvlm import pruning
 from synthvlm.errors import OptionError
-from synthvlm.pipeline import Run, follow
+from synthvlm.following import follow
+from synthvlm.pipeline import Run
 from synthvlm.recipe import parse
 from tests import rows
 from tests.core.test_faults import COMMAND, wait_for, workers

@@ -96,7 +96,7 @@ def test_dry_decides_and_writes_nothing(tmp_path, write_captions):
 
 def test_a_line_without_a_caption_left_says_why(tmp_path, write_captions):
     from synthvlm import recipe
-    from synthvlm.pipeline import follow
+    from synthvlm.following import follow
 
     line = recipe.parse({"steps": [{"curate": {}}, {"generate": {"model": "cheap"}}]}, "here")
     run = Run.create(tmp_path / "run", write_captions(["cat", "dog", "Buy now for free shipping"]))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from synthvlm.cli import main
-from synthvlm.pipeline import Run, follow
+from synthvlm.following import follow
+from synthvlm.pipeline import Run
 from synthvlm.recipe import parse
 from synthvlm.run import RunDirectory
 from tests.exporting.captioned import caption, read_in

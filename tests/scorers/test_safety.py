@@ -10,7 +10,7 @@ import pytest
 import synthvlm_safety
 from PIL import Image
 
-from synthvlm.cli import line
+from synthvlm.cli import overlay
 from synthvlm.errors import CheckpointError, OptionError
 from synthvlm.export import export
 from synthvlm.options import build
@@ -125,14 +125,14 @@ def test_a_checkpoint_is_for_the_user_to_name() -> None:
 
 
 def test_with_a_model_at_hand_synth_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(line.SAFETY, raising=False)
-    assert [s.verb for s in line.overlay(builtin("synth"), None, None, {}).steps].count("score") == 1
-    monkeypatch.setenv(line.SAFETY, "/models/nsfw")
-    steps = line.overlay(builtin("synth"), None, None, {}).steps
+    monkeypatch.delenv(overlay.SAFETY, raising=False)
+    assert [s.verb for s in overlay.overlay(builtin("synth"), None, None, {}).steps].count("score") == 1
+    monkeypatch.setenv(overlay.SAFETY, "/models/nsfw")
+    steps = overlay.overlay(builtin("synth"), None, None, {}).steps
     verbs = [s.verb for s in steps]
     assert verbs.count("score") == 2 and verbs.index("export") - 1 == len(verbs) - 1 - verbs[::-1].index("score")
     assert steps[verbs.index("export") - 1].settings.scorers == {"nsfw": {"checkpoint": "/models/nsfw"}}
-    asked = line.overlay(builtin("synth"), None, None, {"scorers": ("clip", "nsfw"), "options": ("nsfw.checkpoint=/x",)}).steps
+    asked = overlay.overlay(builtin("synth"), None, None, {"scorers": ("clip", "nsfw"), "options": ("nsfw.checkpoint=/x",)}).steps
     assert [s.verb for s in asked].count("score") == 1
 
 
