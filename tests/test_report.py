@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,14 @@ from synthvlm import parts
 from synthvlm.errors import RunError
 from synthvlm.report import report
 from synthvlm.reporting import charts, figures
+from synthvlm.reporting.names import is_remark
+from synthvlm.reporting.subjects import Subject
 from synthvlm.run import RunDirectory, Stage, fetch
 from synthvlm.select import scored_sql, select
+from synthvlm.selecting.gather import opened
 from tests.fabricate import captions, fabricate_run
 
 EVIL = "<script>alert('caption')</script> a red circle & \"quotes\""
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def chosen(root: Path, texts: Any, repeat: int = 3, top: str = "20%", **settings: Any) -> RunDirectory:
@@ -32,9 +33,10 @@ def chosen(root: Path, texts: Any, repeat: int = 3, top: str = "20%", **settings
 
 
 def page_and_figures(path: str) -> tuple[str, dict[str, Any]]:
-    """Return the page without plotly's own code, and the figures."""
+    """Return the page without plotly's own code, and the figures of its only run."""
     page = Path(path).read_text("utf-8")
-    return re.sub(r"<script>/\*.*?</script>", "", page, flags=re.DOTALL), json.loads(Path(path).with_suffix(".json").read_text("utf-8"))
+    (numbers,) = json.loads(Path(path).with_suffix(".json").read_text("utf-8"))["runs"]
+    return re.sub(r"<script>/\*.*?</script>", "", page, flags=re.DOTALL), numbers
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +64,21 @@ def test_the_share_of_captions_that_were_cut_is_always_there(made: tuple[str, di
 
 def test_a_flag_is_told_by_the_score_that_it_stands_beside() -> None:
     columns = ["clip_mean", "clip_min", "clip_cut", "ssim", "ssim_small", "clear_cut", "cut"]
-    assert [c for c in columns if figures.is_remark(c, columns)] == ["clip_cut", "ssim_small"]
+    assert [c for c in columns if is_remark(c, columns)] == ["clip_cut", "ssim_small"]
 
 
 def test_the_table_stands_in_the_page_as_the_selection_has_it(run: RunDirectory, made: tuple[str, dict[str, Any], str]) -> None:
     page, numbers, path = made
     assert path == f"{run.root}/report/report.html"
     sets = run.store.read_json("selections/default.json")["sets"]  # type: ignore[index]
-    assert numbers["selection"]["sets"] == sets
-    text = html.unescape(re.sub(r"<[^>]+>", " ", page))
+    found = {name: {c: numbers["sets"][name][c] for c in ("clip", "ssim", "total")} for name in sets}
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
     for name, values in sets.items():
-        row = f"{name.capitalize()} {values['samples']} " + " ".join(
-            f"{values[c]:.3f} ± {values[f'{c} sd']:.3f}" for c in ("clip", "ssim", "total")
-        )
-        assert row in " ".join(text.split())
+        assert {c: (v["mean"], v["sd"]) for c, v in found[name].items()} == {
+            c: (pytest.approx(values[c]), pytest.approx(values[f"{c} sd"])) for c in found[name]
+        }
+        cells = (f"{v['mean']:.3f} ± {(v['high'] - v['low']) / 2:.3f} sd {v['sd']:.3f}" for v in found[name].values())
+        assert f"{name.capitalize()} {values['samples']} {' '.join(cells)}" in text
     assert "CLIPScore + 0.5 · SSIMScore" in text and "A photo depicts" in text
 
 
@@ -94,12 +97,13 @@ def test_figures_count_what_the_run_holds(made: tuple[str, dict[str, Any], str])
 
 
 def test_without_a_selection_the_same_sets_are_computed(run: RunDirectory) -> None:
-    with run.connect() as db:
-        subject = figures.Subject(run, run.stage("mini"), [run.stage("clip-ssim")], None, db)
+    with opened(run) as (db, _):
+        subject = Subject(run, run.stage("mini"), [run.stage("clip-ssim")], None, db)
         found = figures.gather(subject)
     want = run.store.read_json("selections/default.json")["sets"]  # type: ignore[index]
-    for name, values in found["scored"]["sets"].items():
-        assert values == pytest.approx({k: v for k, v in want[name].items() if k in values})
+    assert list(found["sets"]) == ["all candidates", "best of each caption"]
+    for name, values in found["sets"].items():
+        assert [values[c]["mean"] for c in ("clip", "ssim", "total")] == pytest.approx([want[name][c] for c in ("clip", "ssim", "total")])
 
 
 def test_one_file_that_opens_offline(made: tuple[str, dict[str, Any], str]) -> None:
@@ -143,7 +147,10 @@ def test_best_and_worst_and_candidates_in_order(run: RunDirectory, made: tuple[s
         ]
     shown = [float(t) for t in re.findall(r'<span class="total">([\d.]+)</span>', made[0])]
     assert shown[:12] == pytest.approx(totals[:12], abs=6e-4)
-    assert shown[12:24] == pytest.approx(totals[:-13:-1], abs=6e-4)
+    middle = sorted(totals)[43:45]
+    nearest = sorted(totals, key=lambda t: abs(t - sum(middle) / 2))[:6]
+    assert shown[12:18] == pytest.approx(sorted(nearest, reverse=True), abs=6e-4)
+    assert shown[18:30] == pytest.approx(totals[:-13:-1], abs=6e-4)
     assert made[0].count('class="candidates"') == 6
     rows = [[float(t) for t in re.findall(r'class="total">([\d.]+)', row)] for row in made[0].split('class="candidates"')[1:]]
     assert all(len(row) in (2, 3) and row == sorted(row, reverse=True) for row in rows)
@@ -166,15 +173,15 @@ def test_a_run_with_images_only(tmp_path: Path) -> None:
     run = fabricate_run(tmp_path / "run", captions(5), 2, scores=None)
     page, numbers = page_and_figures(report(run))
     assert numbers["scored"] is None and numbers["selection"] is None
-    assert "Nothing is scored yet" in page and page.count("<figure") == 10 and "Plotly" not in page
+    assert "Nothing is scored yet" in page and page.count("<figure") == 10 and "histogram-clip" not in page
 
 
 def test_a_run_with_scores_only(tmp_path: Path) -> None:
     page, numbers = page_and_figures(report(fabricate_run(tmp_path / "run", captions(5), 2)))
-    assert numbers["selection"] is None and list(numbers["scored"]["sets"]) == ["all candidates", "best of each caption"]
+    assert numbers["selection"] is None and list(numbers["sets"]) == ["all candidates", "best of each caption"]
     assert "Nothing is selected yet" in page and "What decided" not in page
     assert "10 of 10 pairs: the image is not larger than S and scores 1 unseen." in page
-    assert "SSIMScore: every pair has the value 1, so it has no say in the order." in page
+    assert "SSIMScore: every pair has 1, so it has no say in the order." in page
 
 
 @pytest.mark.parametrize("stage", ["images", "scores"])
@@ -245,25 +252,32 @@ def test_throughput_comes_from_the_parts_however_merged(tmp_path: Path) -> None:
     assert before == after and after["rows_per_second"] == 0.5 and after["devices"] == ["cpu"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
-def test_a_browser_draws_every_chart_without_a_network(made: tuple[str, dict[str, Any], str], tmp_path: Path) -> None:
-    quiet = [
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-quic",
-        "--disable-gpu",
-    ]
-    command = [
-        str(CHROMIUM),
-        "--headless",
-        "--no-sandbox",
-        *quiet,
-        f"--user-data-dir={tmp_path}",
-        "--virtual-time-budget=8000",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-    ]
-    dom = subprocess.run([*command, "--dump-dom", f"file://{made[2]}"], capture_output=True, text=True, timeout=120, check=True).stdout
-    drawn = re.findall(r'<div class="chart js-plotly-plot" id="([\w-]+)"', dom)
-    assert drawn == ["histogram-clip", "histogram-ssim", "histogram-total", "density"]
+def test_what_judges_said_has_its_part(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures are those of :mod:`synthvlm.judging.statistics`, from verdicts that are made up."""
+    import numpy as np
+
+    from synthvlm.judging import statistics
+    from synthvlm.judging.summary import _figures
+
+    verdicts, truth = np.array([0, 0, 0, 1, 2, -1], np.int8), np.array([0, 0, 2, 0, 2, 0], np.int8)
+    judge = {"judge": "mini-judge", "person": False, "stage": "judge.mini", "unparsable": 1, "failed": 0, **_figures(verdicts, truth)}
+    agreement = [{"judges": ["mini-judge", "ann"], **(statistics.kappa(verdicts, truth) or {})}]
+    told = {"name": "best-vs-worst", "kind": "images", "labels": ["best", "worst <of> 4"], "pairs": 6, "counts": {}, "judges": [judge]}
+    monkeypatch.setattr("synthvlm.report.summaries", lambda run: [told | {"agreement": agreement}])
+    page, numbers = page_and_figures(report(run, out=tmp_path))
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+    assert numbers["judgements"][0]["judges"][0]["wins"] == 3
+    assert "best-vs-worst: A is best, B is worst <of> 4 (6 pairs)" in text
+    assert "mini-judge 5 3 1 1 70.0%" in text and "mini-judge: 1 answers could not be read, 0 failed." in text
+    assert "mini-judge and ann agree with Cohen’s κ = " in text
+
+
+def test_a_selection_by_ranks_is_reported_by_ranks(run: RunDirectory, tmp_path: Path) -> None:
+    chosen_by = select(run, [run.stage("clip-ssim")], top="5", weights=None, normalise="rank", name="ranks")
+    page, numbers = page_and_figures(report(run, selection="ranks", out=tmp_path))
+    assert not numbers["selection"]["stale"] and numbers["scored"]["formula"] == "rank of CLIPScore + 0.5 · rank of SSIMScore"
+    for name, values in chosen_by["sets"].items():
+        assert numbers["sets"][name]["total"]["mean"] == pytest.approx(values["total"])
+    density = next(c for c in charts.of_scores(numbers) if c["id"] == "density")
+    assert [t["type"] for t in density["figure"]["data"]] == ["heatmap"], "a least total of ranks is no line among the scores"
+    assert "Total = rank of CLIPScore" in page

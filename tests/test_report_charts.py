@@ -9,8 +9,9 @@ import duckdb
 import pytest
 
 from synthvlm.report import report
-from synthvlm.reporting import charts, figures
+from synthvlm.reporting import charts
 from synthvlm.reporting.bins import histogram
+from synthvlm.reporting.names import formula
 from synthvlm.select import select
 from tests.fabricate import captions, fabricate_run
 
@@ -49,9 +50,9 @@ def test_charts_are_figures_that_plotly_takes(tmp_path: Path) -> None:
     run = fabricate_run(tmp_path / "run", captions(12), 2, side=256)
     select(run, [run.stage("clip-ssim")], top="20%")
     page = Path(report(run))
-    numbers = json.loads(page.with_suffix(".json").read_text())
-    drawn = charts.charts(numbers["scored"], numbers["selection"]["threshold"])
-    assert [c["id"] for c in drawn] == ["histogram-clip", "histogram-ssim", "histogram-total", "density"]
+    (numbers,) = json.loads(page.with_suffix(".json").read_text())["runs"]
+    drawn = [*charts.of_scores(numbers), *(c for c in charts.of_line(numbers) if c["figure"])]
+    assert [c["id"] for c in drawn] == ["histogram-clip", "histogram-ssim", "histogram-total", "density", "funnel"]
     for chart in drawn:
         text = json.dumps(chart["figure"])
         assert set(re.findall(r"@\w+", text)) <= set(charts.COLOURS)
@@ -62,5 +63,5 @@ def test_charts_are_figures_that_plotly_takes(tmp_path: Path) -> None:
 
 
 def test_formula() -> None:
-    assert figures.formula({"clip": 1.0, "ssim": 0.5}) == "CLIPScore + 0.5 · SSIMScore"
-    assert figures.formula({"aesthetic": 2.0, "clip": -0.25}) == "2 · aesthetic − 0.25 · CLIPScore"
+    assert formula({"clip": 1.0, "ssim": 0.5}) == "CLIPScore + 0.5 · SSIMScore"
+    assert formula({"aesthetic": 2.0, "clip": -0.25}) == "2 · aesthetic − 0.25 · CLIPScore"

@@ -1,8 +1,9 @@
-"""Counts in bins, made by DuckDB from the table ``scored``."""
+"""Counts in bins, made by DuckDB from a table: ``scored``, if nothing else is said."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -11,14 +12,17 @@ _FEWEST, _MOST = 12, 40
 """About how many bins, for few and for many pairs; their width is a round number."""
 
 
-def histogram(db: duckdb.DuckDBPyConnection, column: str) -> dict[str, Any]:
-    """Return counts in bins of a round width, of all pairs and of the selected ones; or the one value that all have."""
-    low, high, found, missing = _range(db, column)
+def histogram(db: duckdb.DuckDBPyConnection, column: str, table: str = "scored", whole: bool = False) -> dict[str, Any]:
+    """Return counts in bins of a round width, of all rows and of the ``selected`` ones; or the one value that all have.
+
+    ``whole``: the values are whole numbers, and no bin is narrower than one.
+    """
+    low, high, found, missing = _range(db, column, table)
     if low is None or high is None or _equal(low, high):
         return {"value": low, "missing": missing}
-    step, first, count = _grid(low, high, found)
+    step, first, count = _grid(low, high, found, 1.0 if whole else 0.0)
     bins = db.execute(
-        f"""SELECT floor("{column}" / {step!r})::BIGINT - {first} AS bin, count(*), count(*) FILTER (selected) FROM scored
+        f"""SELECT floor("{column}" / {step!r})::BIGINT - {first} AS bin, count(*), count(*) FILTER (selected) FROM {table}
             WHERE isfinite("{column}") GROUP BY bin"""
     ).fetchall()
     everything, selected = [0] * count, [0] * count
@@ -27,11 +31,36 @@ def histogram(db: duckdb.DuckDBPyConnection, column: str) -> dict[str, Any]:
     return {"start": first * step, "step": step, "all": everything, "selected": selected, "missing": missing}
 
 
+def histograms_by(db: duckdb.DuckDBPyConnection, column: str, table: str, by: Sequence[str]) -> dict[str, Any] | None:
+    """Return counts in bins of whole numbers for each group, over one grid; None if there is no value, or all have the same.
+
+    The last bin takes what is above the 99.5th percentile, so that a few long ones do not squeeze the others.
+    """
+    low, high, found, _ = _range(db, column, table)
+    if low is None or high is None or _equal(low, high):
+        return None
+    most = db.execute(f'SELECT quantile_disc("{column}", 0.995) FROM {table} WHERE isfinite("{column}")').fetchall()[0][0]
+    step, first, count = _grid(low, max(most, low + 1), found, 1.0)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    names = ", ".join(by)
+    for *group, n, rows in db.execute(
+        f"""SELECT {names}, least(floor("{column}" / {step!r})::BIGINT - {first}, {count - 1}) AS bin, count(*) FROM {table}
+            WHERE isfinite("{column}") GROUP BY {names}, bin ORDER BY {names}"""
+    ).fetchall():
+        groups.setdefault(tuple(group), [0] * count)[n] = rows
+    return {
+        "start": first * step,
+        "step": step,
+        "clipped": high >= (first + count) * step,
+        "groups": [dict(zip(by, group, strict=True)) | {"counts": counts} for group, counts in groups.items()],
+    }
+
+
 def density(db: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[str, Any] | None:
     """Return counts over a grid of two columns, or None if one of them has one value only."""
     grids = []
     for c in columns:
-        low, high, found, _ = _range(db, c)
+        low, high, found, _ = _range(db, c, "scored")
         if low is None or high is None or _equal(low, high):
             return None
         grids.append(_grid(low, high, found))
@@ -47,11 +76,11 @@ def density(db: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[str, Any]
     return {"columns": columns, "x": {"start": x0 * xs, "step": xs}, "y": {"start": y0 * ys, "step": ys}, "counts": counts}
 
 
-def _range(db: duckdb.DuckDBPyConnection, column: str) -> tuple[float | None, float | None, int, int]:
+def _range(db: duckdb.DuckDBPyConnection, column: str, table: str) -> tuple[float | None, float | None, int, int]:
     """Return the least and the greatest finite value, and how many rows have one and have none."""
     finite = f'isfinite("{column}")'
     values = f'min("{column}") FILTER ({finite}), max("{column}") FILTER ({finite}), count(*) FILTER ({finite}), count(*)'
-    low, high, n, total = db.execute(f"SELECT {values} FROM scored").fetchall()[0]
+    low, high, n, total = db.execute(f"SELECT {values} FROM {table}").fetchall()[0]
     return low, high, n, total - n
 
 
@@ -60,9 +89,9 @@ def _equal(low: float, high: float) -> bool:
     return high - low <= 1e-9 * max(1.0, abs(low), abs(high))
 
 
-def _grid(low: float, high: float, values: int) -> tuple[float, int, int]:
-    """Return a round width (1, 2 or 5 times a power of ten), the number of the first bin, and how many there are."""
-    rough = (high - low) / min(_MOST, max(_FEWEST, math.isqrt(values)))
+def _grid(low: float, high: float, values: int, least: float = 0.0) -> tuple[float, int, int]:
+    """Return a round width (1, 2 or 5 times a power of ten, ``least`` at least), the number of the first bin, and how many there are."""
+    rough = max(least, (high - low) / min(_MOST, max(_FEWEST, math.isqrt(values))))
     power = 10.0 ** math.floor(math.log10(rough))
     step = float(f"{next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.6):.6g}")
     first, last = math.floor(low / step), math.floor(high / step)

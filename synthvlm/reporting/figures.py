@@ -1,130 +1,87 @@
-"""The report's numbers, as JSON-able data. DuckDB counts and bins, so that millions of rows stay where they are."""
+"""The report's numbers on pairs, as JSON-able data. DuckDB counts and bins, so that millions of rows stay where they are."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 
 from synthvlm import cards as cards_of
-from synthvlm import parts
-from synthvlm.errors import RunError
+from synthvlm.reporting import rows, work
 from synthvlm.reporting.bins import density, histogram
-from synthvlm.run import RunDirectory, Stage, fetch
-from synthvlm.select import WEIGHTS, scored_sql
+from synthvlm.reporting.names import formula
+from synthvlm.reporting.sets import measure
+from synthvlm.reporting.subjects import Subject
+from synthvlm.run import Stage, fetch
+from synthvlm.sql import identifier
 
-LABELS = {"clip": "CLIPScore", "ssim": "SSIMScore", "total": "Total"}
-_REMARKS = ("_cut", "_small")
-"""Endings of columns that say something about another column's value, and are no score."""
 _MOST_NOTES = 12
-_LEAST_SECONDS = 10.0
-"""Under this, seconds between commits say nothing about throughput."""
-
-
-@dataclass
-class Subject:
-    """What a report is about: an image stage, its score stages if there are any, a selection if there is one."""
-
-    run: RunDirectory
-    images: Stage
-    scores: list[Stage]
-    selection: dict[str, Any] | None
-    db: duckdb.DuckDBPyConnection
-
-    @property
-    def all_columns(self) -> list[str]:
-        """Return every column of the score stages."""
-        return [c for s in self.scores for c in s.columns]
-
-    @property
-    def columns(self) -> list[str]:
-        """Return the score columns, those that Total weighs first."""
-        scores = [c for c in self.all_columns if not is_remark(c, self.all_columns)]
-        return sorted(scores, key=lambda c: (c not in self.weights, scores.index(c)))
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """Return what Total is made of: the selection's weights, else the default ones, else the first score by itself."""
-        if self.selection:
-            return self.selection["weights"]
-        return {c: w for c, w in WEIGHTS.items() if c in self.all_columns} or dict.fromkeys(self.all_columns[:1], 1.0)
-
-
-def is_remark(column: str, columns: list[str]) -> bool:
-    """Say whether ``column`` is a remark on another one, such as ``clip_cut`` on ``clip``, or on ``clip_mean`` and ``clip_min``."""
-    stems = [column.removesuffix(ending) for ending in _REMARKS if column.endswith(ending)]
-    return any(other == stem or (other != column and other.startswith(f"{stem}_")) for stem in stems for other in columns)
-
-
-def label(column: str) -> str:
-    """Return what the page calls a column."""
-    return LABELS.get(column, column)
-
-
-def open_subject(run: RunDirectory, db: duckdb.DuckDBPyConnection, selection: str, images: str | None) -> Subject:
-    """Find what to report on. A selection names its stages; without one, the image stage that has scores, or the first.
-
-    Raises RunError if there is no image stage, or a selection is asked for (other than ``default``) that is not there.
-    """
-    summary = run.store.read_json(f"selections/{selection}.json")
-    if summary is None and selection != "default":
-        there = ", ".join(n.removesuffix(".json") for n in run.store.list("selections", ".json"))
-        raise RunError(
-            f"{run.root} has no selection {selection!r}", f"it has: {there}" if there else "choose pairs first: synthvlm select RUN"
-        )
-    stages = [run.stage(n) for n in run.stage_names()]
-    if summary is not None and images in (None, summary["images"]):
-        return Subject(run, run.stage(summary["images"]), [run.stage(n) for n in summary["scores"]], summary, db)
-    scored = [s for s in stages if s.kind == "score" and s.reads_pixels and s.columns and parts.list_parts(run.store, s.name)]
-    generated = [s.name for s in stages if s.kind == "generate"]
-    if not generated:
-        raise RunError(f"{run.root} has no images yet", "run: synthvlm generate RUN --model MODEL")
-    name = images or next((s.reads["image"] for s in scored), generated[0])
-    kept: list[Stage] = []
-    for s in scored:  # two stages that score by one measure cannot stand side by side: the first is reported
-        if s.reads["image"] == name and not {*s.columns} & {c for k in kept for c in k.columns}:
-            kept.append(s)
-    return Subject(run, run.stage(name), kept, None, db)
+_MOST_REPEATED = 5
+_RECORD = (
+    "name",
+    "top",
+    "pairs",
+    "captions",
+    "selected",
+    "winners_not_stored",
+    "threshold",
+    "terms",
+    "asked",
+    "groups",
+    "diversity",
+    "marks",
+)
 
 
 def gather(subject: Subject) -> dict[str, Any]:
-    """Return all figures. Makes the tables ``made`` (slim rows of the images) and, if there are scores, ``scored``."""
+    """Return all figures. Makes the tables of :mod:`synthvlm.reporting.rows`: ``made`` and, if there are scores, ``scored`` and ``best``."""
     run, db, stage = subject.run, subject.db, subject.images
-    db.execute(
-        f"CREATE TABLE made AS SELECT key, row, id, candidate, cut_tokens, note, stored, error, error_class FROM {run.table_sql(stage)}"
-    )
+    if stage is not None:
+        rows.make_images(subject)
+    scored = _scored(subject) if subject.scores else None
+    named = {s.name for s in (stage, *subject.scores) if s is not None}
     figures: dict[str, Any] = {
-        "run": os.path.basename(run.root.rstrip("/")) or "run",
+        "run": subject.name,
         "seed": run.seed,
         "sources": [_source(s) for s in run.record.get("sources", [])],
         "samples": run.sample_count(),
-        "images": _images(subject),
-        "stages": [_stage(subject, s) for s in (stage, *subject.scores)],
+        "images": _images(subject, stage) if stage is not None else None,
+        "stages": [_stage(subject, s) for s in (stage, *subject.scores) if s is not None],
         "other_stages": [
-            n
-            for n in run.stage_names()
-            if n not in {stage.name, *(s.name for s in subject.scores)}
-            and (run.stage(n).kind == "generate" or (run.stage(n).kind == "score" and run.stage(n).reads_pixels))
+            s.name for s in map(run.stage, run.stage_names()) if s.name not in named and (s.kind == "generate" or _of_pairs(s))
         ],
-        "notes": _notes(db),
+        "notes": _notes(db) if stage is not None else [],
         "curation": _curation(subject),
-        "selection": None,
-        "scored": None,
+        "sets": _sets(subject) if scored and scored["pairs"] else {},
+        "scored": scored,
+        "selection": _selection(subject, scored) if subject.selection and scored else None,
+        "lengths": _lengths(subject, scored is not None),
+        "tokens_cut": _tokens_cut(db) if stage is not None else None,
+        "repeated": _repeated(subject),
     }
-    if subject.scores:
-        figures["scored"] = _scored(subject)
-    if subject.selection and figures["scored"]:
-        figures["selection"] = _selection(subject, figures["scored"])
+    figures["funnel"] = _funnel(subject, figures)
     return clean(figures)
 
 
+def sets_only(subject: Subject) -> dict[str, Any]:
+    """Return ``sets`` alone, for a run that is only compared with."""
+    if not subject.scores:
+        return {"sets": {}}
+    cards_of.check(subject.run, subject.scores)
+    rows.make_pairs(subject)
+    return clean({"sets": _sets(subject) if subject.db.execute("SELECT count(total) FROM scored").fetchall()[0][0] else {}})
+
+
+def _of_pairs(stage: Stage) -> bool:
+    return stage.kind == "score" and stage.reads_pixels
+
+
 def _curation(subject: Subject) -> dict[str, Any] | None:
-    """Return the funnel of the captions that the images were made of, or None if they were taken as they are."""
-    name = subject.images.runtime.get("curation")
+    """Return the funnel of the captions that the pairs are made of, or None if they were taken as they are."""
+    name = subject.images.runtime.get("curation") if subject.images else "default"
     record = subject.run.store.read_json(f"curation/{name}.json") if name else None
     if record is None:
         return None
@@ -138,14 +95,14 @@ def _source(source: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": os.path.basename(source["path"]), **{k: result.get(k, 0) for k in ("read", "rejected", "duplicates")}}
 
 
-def _images(subject: Subject) -> dict[str, Any]:
-    db, run, stage = subject.db, subject.run, subject.images
-    wanted = db.execute(f"SELECT count(*) FROM {run.wanted_sql(stage)}").fetchall()[0][0]
+def _images(subject: Subject, stage: Stage) -> dict[str, Any]:
+    wanted = subject.db.execute(f"SELECT count(*) FROM {subject.run.wanted_sql(stage)}").fetchall()[0][0]
     facts = fetch(
-        db,
-        """SELECT count(*) FILTER (error IS NULL) AS made, count(*) FILTER (error IS NOT NULL) AS failed, count(DISTINCT id) AS captions,
+        subject.db,
+        """SELECT count(*) FILTER (error IS NULL) AS made, count(*) FILTER (error IS NOT NULL) AS failed, count(DISTINCT row) AS captions,
             count(*) FILTER (error IS NULL AND stored) AS stored, count(*) FILTER (cut_tokens > 0) AS cut,
-            coalesce(max(cut_tokens), 0) AS most_cut_tokens, avg(cut_tokens) FILTER (cut_tokens > 0) AS mean_cut_tokens FROM made""",
+            coalesce(max(cut_tokens), 0) AS most_cut_tokens, avg(cut_tokens) FILTER (cut_tokens > 0) AS mean_cut_tokens,
+            count(bytes_hash) - count(DISTINCT bytes_hash) AS repeated FROM made""",
     )[0]
     return {"stage": stage.name, "repeat": stage.repeat, "wanted": wanted, "pending": wanted - facts["made"] - facts["failed"], **facts}
 
@@ -160,85 +117,57 @@ def _stage(subject: Subject, stage: Stage) -> dict[str, Any]:
     """Return a stage's settings (its identity only: other options may hold keys and paths), failures and where it ran."""
     checkpoints = {n: c for p in stage.plugins for n, c in p.get("checkpoints", {}).items()}
     plugins = [{k: p.get(k) for k in ("name", "distribution", "version")} for p in stage.plugins]
-    asked = {n: {"asked": without_folders(c.get("asked")), "revision": c.get("revision")} for n, c in checkpoints.items()}
+    asked = {n: {"asked": work.without_folders(c.get("asked")), "revision": c.get("revision")} for n, c in checkpoints.items()}
     facts = {"name": stage.name, "kind": stage.kind, "plugins": plugins, "checkpoints": asked, "identity": stage.identity}
-    table = "made" if stage is subject.images else subject.run.table_sql(stage)
-    reasons = fetch(
-        subject.db,
-        f"""SELECT error_class AS class, count(*) AS rows, min(error) AS example, error IS NULL AS good FROM {table}
-            GROUP BY error_class, good ORDER BY rows DESC, error_class""",
-    )
-    made = sum(r["rows"] for r in reasons if r["good"])
-    failures = [{k: r[k] for k in ("class", "rows", "example")} for r in reasons if not r["good"]]
-    facts |= {"made": made, "failed": sum(r["rows"] for r in failures), "failures": failures}
-    return facts | {"repeat": stage.repeat, "store": stage.runtime.get("store"), **where(subject.run, stage, made)}
-
-
-def without_folders(checkpoint: Any) -> str:
-    """Return a hub name as it is, and of a local directory its name only."""
-    return os.path.basename(str(checkpoint).rstrip("/")) if os.path.isabs(str(checkpoint)) else str(checkpoint)
-
-
-def where(run: RunDirectory, stage: Stage, rows: int) -> dict[str, Any]:
-    """Return devices, versions and, where enough was measured, rows a second of one worker, from what stands beside the parts."""
-    devices: dict[str, int] = {}
-    versions: dict[str, set[str]] = {}
-    seconds = 0.0
-    for part in parts.list_parts(run.store, stage.name):
-        info = parts.part_info(run.store, part)
-        for one in info.get("merged", [info]):
-            device = str(one.get("device", "?"))
-            devices[device] = devices.get(device, 0) + 1
-            seconds += float(one.get("seconds") or 0)
-            for name, version in (one.get("versions") or {}).items():
-                versions.setdefault(name, set()).add(version)
-    rate = rows / seconds if seconds >= _LEAST_SECONDS else None
-    return {
-        "devices": sorted(devices),
-        "versions": {n: sorted(v) for n, v in sorted(versions.items())},
-        "seconds": round(seconds, 1),
-        "rows_per_second": rate,
-    }
+    counts = rows.tally(subject, stage)
+    where = work.where(subject.run, stage, counts["made"])
+    return facts | counts | {"repeat": stage.repeat, "store": stage.runtime.get("store"), **where}
 
 
 def _scored(subject: Subject) -> dict[str, Any]:
-    """Make the table ``scored`` and return its figures."""
-    db, run, columns = subject.db, subject.run, subject.all_columns
-    warnings = cards_of.check(run, subject.scores)
-    total = " + ".join(f'{float(w)!r} * "{c}"' for c, w in subject.weights.items())
-    named = "".join(f', "{c}"' for c in columns)
-    chosen = "(SELECT NULL::VARCHAR AS chosen WHERE false)"
-    if subject.selection:
-        url = run.store.url(f"selections/{subject.selection['name']}.parquet").replace("'", "''")
-        chosen = f"(SELECT key AS chosen FROM read_parquet('{url}'))"
-    db.execute(f"""CREATE TABLE scored AS SELECT key, row, id, candidate, stored{named}, {total} AS total, chosen IS NOT NULL AS selected
-        FROM {scored_sql(run, subject.scores)} LEFT JOIN {chosen} ON key = chosen""")
-    pairs, selected = db.execute("SELECT count(*), count(*) FILTER (selected) FROM scored").fetchall()[0]
+    """Make ``scored`` and ``best`` and return their figures."""
+    db, columns = subject.db, subject.all_columns
+    warnings = cards_of.check(subject.run, subject.scores)
+    rows.make_pairs(subject)
+    pairs, selected = db.execute("SELECT count(total), count(*) FILTER (selected) FROM scored").fetchall()[0]
     shown = [*subject.columns, "total"]
-    remarks = [c for c in columns if c not in subject.columns]
-    cards = {c: s.cards.get(c, {}) for s in subject.scores for c in s.columns}
-    best = "(SELECT * FROM scored QUALIFY row_number() OVER (PARTITION BY id ORDER BY total DESC, candidate) = 1)"
+    cards = subject.cards
     return {
         "pairs": pairs,
         "selected": selected,
         "warnings": warnings,
         "columns": subject.columns,
         "weights": dict(subject.weights),
-        "formula": formula(subject.weights),
-        "sets": {"all candidates": means(db, "scored", shown), "best of each caption": means(db, best, shown)} if pairs else {},
+        "normalise": subject.normalise,
+        "formula": formula(subject.weights, subject.normalise),
         "cards": {c: cards[c] for c in subject.columns},
-        "remarks": [_remark(db, c, cards[c]) for c in remarks] if pairs else [],
+        "remarks": [_remark(db, c, cards[c]) for c in columns if c not in subject.columns] if pairs else [],
         "histograms": {c: histogram(db, c) for c in shown} if pairs else {},
         "density": density(db, list(subject.weights)[:2]) if pairs and len(subject.weights) > 1 else None,
     }
 
 
+def _sets(subject: Subject) -> dict[str, Any]:
+    """Return the sets of the paper's table: all candidates, the best of each caption, the selected ones; or the pairs that were read in."""
+    shown = [*subject.columns, "total"]
+    every = "(SELECT * FROM scored WHERE total IS NOT NULL)"
+    if subject.images is None:
+        tables = {"all pairs": every}
+        if subject.run.store.exists("curation/default.parquet"):
+            kept = subject.run.read_sql(["curation/default.parquet"])
+            tables["kept by curation"] = f"(SELECT * FROM {every} SEMI JOIN (SELECT row FROM {kept} WHERE keep) USING (row))"
+    else:
+        tables = {"all candidates": every, "best of each caption": "best"}
+        if subject.selection:
+            tables["selected"] = "(SELECT * FROM scored WHERE selected)"
+    return {name: measure(subject.db, table, shown) for name, table in tables.items()}
+
+
 def _remark(db: duckdb.DuckDBPyConnection, column: str, card: Mapping[str, Any]) -> dict[str, Any]:
-    counts = f'count(*) FILTER ("{column}" > 0) AS pairs, count(DISTINCT id) FILTER ("{column}" > 0) AS captions, count(DISTINCT id) AS of'
-    of_captions = column.endswith("_cut")
-    return {"column": column, "metric": card.get("metric", column), "of_captions": of_captions} | fetch(db, f"SELECT {counts} FROM scored")[
-        0
-    ]
+    holds = f"{identifier(column)} > 0"
+    counts = f"count(*) FILTER ({holds}) AS pairs, count(DISTINCT row) FILTER ({holds}) AS captions, count(DISTINCT row) AS of"
+    known = {"column": column, "metric": card.get("metric", column), "of_captions": column.endswith("_cut")}
+    return known | fetch(db, f"SELECT {counts} FROM scored")[0]
 
 
 def _selection(subject: Subject, scored: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,21 +175,54 @@ def _selection(subject: Subject, scored: Mapping[str, Any]) -> dict[str, Any]:
     assert subject.selection is not None
     chosen = subject.selection
     stale = chosen["pairs"] != scored["pairs"] or chosen["selected"] != scored["selected"]
-    return {
-        k: chosen.get(k) for k in ("name", "top", "pairs", "captions", "selected", "winners_not_stored", "threshold", "sets", "terms")
-    } | {"stale": stale}
+    return {k: chosen.get(k) for k in _RECORD} | {"stale": stale}
 
 
-def formula(weights: Mapping[str, float]) -> str:
-    """Write Total as people do: ``CLIPScore + 0.5 · SSIMScore``."""
-    terms = [f"{'−' if w < 0 else '+'} {'' if abs(w) == 1 else f'{abs(w):g} · '}{label(c)}" for c, w in weights.items()]
-    return " ".join(terms).removeprefix("+ ")
+def _lengths(subject: Subject, scored: bool) -> dict[str, Any]:
+    """Return how many words captions have: all of them and, in ``selected``, those of selected pairs."""
+    chosen = "row IN (SELECT row FROM scored WHERE selected)" if scored else "false"
+    words = r"len(regexp_extract_all(caption, '\S+'))"
+    subject.db.execute(f"""CREATE TABLE lengths AS SELECT ({words})::DOUBLE AS words, {chosen} AS selected
+        FROM {subject.run.samples_sql()} WHERE caption IS NOT NULL""")
+    return histogram(subject.db, "words", "lengths", whole=True)
 
 
-def means(db: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> dict[str, Any]:
-    """Return rows, means and standard deviations, named as a selection's ``sets`` are."""
-    wanted = ", ".join(f'avg("{c}") AS "{c}", coalesce(stddev_samp("{c}"), 0) AS "{c} sd"' for c in columns)
-    return fetch(db, f"SELECT count(*) AS samples, {wanted} FROM {table}")[0]
+def _tokens_cut(db: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
+    """Return how many tokens were cut off the captions that were too long, or None if none was."""
+    db.execute("CREATE TABLE cut AS SELECT cut_tokens::DOUBLE AS tokens, false AS selected FROM made WHERE cut_tokens > 0")
+    found = histogram(db, "tokens", "cut", whole=True)
+    return None if found.get("value", 0) is None else found
+
+
+def _repeated(subject: Subject) -> dict[str, Any]:
+    """Return how many captions stand more than once, letter case apart, and the most frequent of them."""
+    captions = f"(SELECT lower(trim(caption)) AS caption FROM {subject.run.samples_sql()} WHERE caption IS NOT NULL)"
+    db = subject.db
+    more = db.execute(f"SELECT count(*) - count(DISTINCT hash(caption)) FROM {captions}").fetchall()[0][0]
+    if not more:
+        return {"captions": 0, "most": []}
+    often = f"SELECT hash(caption) AS h FROM {captions} GROUP BY h HAVING count(*) > 1 ORDER BY count(*) DESC, h LIMIT {_MOST_REPEATED}"
+    most = fetch(
+        db,
+        f"SELECT caption, count(*) AS times FROM {captions} WHERE hash(caption) IN ({often}) GROUP BY caption ORDER BY times DESC, caption",
+    )
+    return {"captions": more, "most": most}
+
+
+def _funnel(subject: Subject, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return how many captions are left after each step of the line."""
+    steps = [("read in", figures["samples"])]
+    if figures["curation"] and subject.images:
+        steps.append(("kept by curation", figures["curation"]["kept"]))
+    if subject.images:
+        steps.append(("with an image", subject.db.execute("SELECT count(DISTINCT row) FROM made WHERE error IS NULL").fetchall()[0][0]))
+    if figures["scored"]:
+        steps.append(("with a scored pair", subject.db.execute("SELECT count(*) FROM best").fetchall()[0][0]))
+    if figures["curation"] and not subject.images:
+        steps.append(("kept by curation", figures["curation"]["kept"]))
+    if figures["selection"]:
+        steps.append(("selected", figures["scored"]["selected"]))
+    return [{"step": step, "captions": n} for step, n in steps]
 
 
 def clean(data: Any) -> Any:
