@@ -1,7 +1,7 @@
 """Drop the pixels that can no longer be selected: ``synthvlm prune``, and ``--store top``, which does it while images are made.
 
-What stays: the pairs that ``select --top K`` takes, those of every selection that the run has, and images without a score (they may
-get one). Rows and scores stay all: a dropped image can be made again (:mod:`synthvlm.regenerating`). A part is rewritten as ``compact``
+What stays: the pairs that ``select --top K`` takes, those of every selection that the run has, those marked ``keep``, and images without
+a score (they may get one). Rows and scores stay all: a dropped image can be made again (:mod:`synthvlm.regenerating`). A part is rewritten as ``compact``
 does it: the new one is committed before the old one goes, and of a row that stands twice the one with pixels counts. So a prune that
 is killed has dropped some pixels or none, and never one that it should not.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from synthvlm import cards, compact, parts
+from synthvlm import cards, compact, marks, parts
 from synthvlm.errors import RunError, SynthVLMError
 from synthvlm.run import RunDirectory, Stage
 from synthvlm.select import ranked
@@ -92,6 +92,8 @@ def _mark(run: RunDirectory, db: Any, images: Stage) -> None:
     for file in files:
         if run.store.exists(file):
             db.execute(f"INSERT INTO selected SELECT key FROM {run.read_sql([file])}")
+    if kept := marks.keys(run, images, "keep"):
+        db.executemany("INSERT INTO selected VALUES (?)", [(key,) for key in kept])
     found = images_sql(run, images, None, ["p.row", "p.candidate", "p.key", "p.bytes"])
     losers = "SELECT g.row, g.candidate FROM gathered g ANTI JOIN kept k ON k.row = g.row AND k.candidate = g.candidate WHERE g.stored"
     db.execute(f"CREATE TABLE losers AS {losers}")

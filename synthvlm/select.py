@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from synthvlm import cards
+from synthvlm import cards, marks
 from synthvlm.errors import RunError
 from synthvlm.run import RunDirectory, Stage, fetch
 from synthvlm.selecting import diversity
@@ -82,12 +82,14 @@ def select(
     max_similarity: float | None = None,
     clusters: int | None = None,
     name: str = "default",
+    ignore_marks: bool = False,
 ) -> dict[str, Any]:
     """Write ``selections/<name>.parquet`` (the kept rows with every score) and ``.json`` (how they were chosen); return the latter.
 
     ``top``: a share or number of captions (10%, or with ``threshold``, the least Total, all), of each group if ``group_by`` names a field. Of two images
-    alike by ``max_similarity`` (cosine) or more only the better is kept; ``clusters`` of images that are alike take turns. Raises
-    RunError if nothing is scored yet or a weight names no column.
+    alike by ``max_similarity`` (cosine) or more only the better is kept; ``clusters`` of images that are alike take turns. Pairs that
+    people marked (:mod:`synthvlm.marks`) are in or out before all that, unless ``ignore_marks``. Raises RunError if nothing is scored yet
+    or a weight names no column.
     """
     columns = numbers(scores)
     warnings = cards.check(run, scores)
@@ -100,16 +102,11 @@ def select(
         pairs = db.execute("SELECT count(*) FROM scored").fetchall()[0][0]
         if pairs == 0:
             raise RunError(f"{run.root} has no scored pairs yet", "run: synthvlm score RUN")
-        if not db.execute("SELECT count(*) FROM standing").fetchall()[0][0]:
-            highest = db.execute("SELECT max(total) FROM scored WHERE stored").fetchall()[0][0]
-            if highest is not None:
-                raise RunError(f"no pair reaches a total of {threshold:g}: the best has {highest:.4g}", "set a lower --threshold")
-            raise RunError(
-                f"{run.root} has scores, but no pixels of the images that they belong to",
-                "make them again: synthvlm regenerate RUN ID …, or all: synthvlm generate RUN --model MODEL",
-            )
+        reaching = db.execute("SELECT count(*) FROM standing").fetchall()[0][0]
+        marked = marks.honour(run, db, image_stage(run, scores), ranking, ignore_marks)
+        _refuse_nothing(run, db, threshold, reaching)
         told = diverse.apply(run, db, vectors, scratch) if vectors else None
-        db.execute(f"CREATE TABLE selected AS SELECT * FROM ({take_sql(db, 'standing', turns='cluster' if clusters else None)})")
+        db.execute(f"CREATE TABLE selected AS SELECT * FROM ({marks.chosen_sql(db, 'cluster' if clusters else None)})")
         summary = {
             "name": name,
             "scores": [s.name for s in scores],
@@ -127,7 +124,9 @@ def select(
             "captions": db.execute("SELECT sum(captions)::BIGINT FROM quotas").fetchall()[0][0],
             "selected": db.execute("SELECT count(*) FROM selected").fetchall()[0][0],
             "winners_not_stored": _not_stored(db, ranking),
-            "threshold": db.execute("SELECT min(total) FROM selected").fetchall()[0][0],
+            "threshold": db.execute(
+                "SELECT min(total) FROM selected WHERE (row, candidate) NOT IN (SELECT row, candidate FROM kept)"
+            ).fetchall()[0][0],
             "cards": {c: s.cards.get(c, {}) for s in scores for c in s.columns},
             "sets": {
                 n: means(db, table, columns)
@@ -138,9 +137,25 @@ def select(
         summary |= {"warnings": warnings} if warnings else {}
         summary |= {"groups": _groups(db)} if group_by else {}
         summary |= {"diversity": told} if told else {}
+        summary |= {"marks": marked} if any(marked.values()) else {}
         _write(run, db, scores, columns, name, grouped=group_by is not None)
         run.store.put(f"selections/{name}.json", (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
     return summary
+
+
+def _refuse_nothing(run: RunDirectory, db: Any, threshold: float | None, reaching: int) -> None:
+    """Raise RunError, with what to do about it, if there is nothing to select; ``reaching``: pairs that marks aside could be."""
+    if db.execute("SELECT (SELECT count(*) FROM standing) + (SELECT count(*) FROM kept)").fetchall()[0][0]:
+        return
+    if reaching:
+        raise RunError("every pair that could be selected is marked drop", "select without the marks: --ignore-marks")
+    highest = db.execute("SELECT max(total) FROM scored WHERE stored").fetchall()[0][0]
+    if highest is not None:
+        raise RunError(f"no pair reaches a total of {threshold:g}: the best has {highest:.4g}", "set a lower --threshold")
+    raise RunError(
+        f"{run.root} has scores, but no pixels of the images that they belong to",
+        "make them again: synthvlm regenerate RUN ID …, or all: synthvlm generate RUN --model MODEL",
+    )
 
 
 def means(db: Any, table: str, columns: Sequence[str]) -> dict[str, Any]:

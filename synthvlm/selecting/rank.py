@@ -145,8 +145,9 @@ def make_quotas(db: Any, top: str | float | int, table: str) -> None:
     db.execute(f"CREATE OR REPLACE TABLE quotas AS SELECT grp, n AS captions, least(n, {keep})::BIGINT AS keep FROM ({counted})")
 
 
-def take_sql(db: Any, source: str, score: str = "total", turns: str | None = None) -> str:
-    """Return SQL for each group's quota of the pairs in ``source``, ties to the smaller id, then the smaller candidate.
+def take_sql(db: Any, source: str, score: str = "total", turns: str | None = None, quotas: str = "quotas") -> str:
+    """Return SQL for each group's quota (a table that is made like ``quotas``) of the pairs in ``source``, ties to the smaller id, then
+    the smaller candidate.
 
     ``turns``: a column; its values take turns, each with its best pair that is left, instead of the best going first.
     """
@@ -155,11 +156,11 @@ def take_sql(db: Any, source: str, score: str = "total", turns: str | None = Non
     if turns:
         pairs = f"SELECT *, row_number() OVER (PARTITION BY grp, {turns} ORDER BY {order}) AS turn FROM ({pairs})"
         order = f"turn, {order}"
-    groups = db.execute("SELECT count(*), any_value(keep) FROM quotas").fetchall()[0]
+    groups = db.execute(f"SELECT count(*), any_value(keep) FROM {quotas}").fetchall()[0]
     if groups[0] == 1:  # a top-K in one pass, where a window would sort everything
         return f"{pairs} ORDER BY {order} LIMIT {groups[1]}"
     return f"""SELECT p.* FROM (SELECT *, row_number() OVER (PARTITION BY grp ORDER BY {order}) AS place FROM ({pairs})) p
-        JOIN quotas q ON q.grp IS NOT DISTINCT FROM p.grp WHERE place <= keep"""
+        JOIN {quotas} q ON q.grp IS NOT DISTINCT FROM p.grp WHERE place <= keep"""
 
 
 def settle(run: RunDirectory, db: Any, ranking: Ranking, source: str | None = None) -> None:
