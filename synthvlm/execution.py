@@ -251,7 +251,7 @@ def _set_row_aside(run: RunDirectory, stage: Stage, shard: int, key: str, reason
                 kept = {
                     f.name: row[f.name]
                     for f in stage.schema
-                    if f.name in ("key", "row", "id", "candidate", "sha256", "perspective") and f.name in row
+                    if f.name in ("key", "row", "id", "candidate", "sha256", "perspective", "flipped") and f.name in row
                 }
                 failed = kept | {"error": reason, "error_class": "WorkerDied", "tries": row["tries"] + 1}
                 parts.commit(run.store, stage.name, shard, stage.schema, [failed])

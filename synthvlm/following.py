@@ -47,7 +47,7 @@ def follow(recipe: Recipe, run: Run, on_step: Any = None, only: str | None = Non
         elif step.verb == "merge":
             run.merge(**s.model_dump())
         else:
-            run.report(selection=s.selection)
+            run.report(selection=s.selection, compare=s.compare)
         if on_step:
             on_step("end", step.verb, run)
     return run

@@ -9,6 +9,8 @@ An options class is a frozen dataclass (see :mod:`synthvlm.options`). Beside its
 - ``recommended`` (mapping): what suits the model in a whole line: ``repeat`` and ``scorers`` (name → options);
 - ``is_right`` (static method, of a captioner whose world is known): ``is_right(perspective, caption, truth)`` says whether a caption is right
   about an image whose own caption is ``truth``, None where that cannot be said; the report counts them;
+- ``judge_prompt`` (str), of a captioner that judges pairs without being a language model: the Jinja2 template of what it wants to be
+  asked, over ``caption`` (two images) or ``caption_a`` and ``caption_b`` (two captions); others are asked in words, by ``prompts/judge``;
 - ``conversion`` (class): what ``synthvlm convert NAME`` runs, see :mod:`synthvlm.converting`;
 - ``reads`` (str, ``"pair"``), of a scorer: ``"text"`` if it reads captions alone; no image is then decoded, and it runs on CPUs;
 - ``wants_device`` (bool, False), of a text scorer: it runs where models run all the same.

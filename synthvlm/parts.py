@@ -68,6 +68,26 @@ CAPTIONS = pa.schema(
 or let pass; ``sha256`` is the image's."""
 
 
+VERDICTS = pa.schema(
+    [
+        *COMMON,
+        pa.field("flipped", pa.bool_()),
+        pa.field("verdict", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("raw", pa.string()),
+        pa.field("repaired", pa.bool_()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("tokens", pa.int32()),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("seconds", pa.float64()),
+        pa.field("batch_size", pa.int32()),
+        *FAILURE,
+    ]
+)
+"""A judge's word on a pair: ``verdict`` is ``a``, ``b`` or ``tie`` of the sets, or a person's ``skip``; ``flipped`` says that B was shown
+first; ``raw`` is an answer that is no verdict; ``seconds`` are those that a person took."""
+
+
 def scores_schema(columns: Sequence[str], cards: Mapping[str, Mapping[str, Any]] | None = None) -> pa.Schema:
     """Return the schema of a score table: the image's sha256, then one float64 per column, or text where its card says ``type: string``.
 
@@ -167,6 +187,7 @@ def tar_name(stem: str, tar: bytes) -> str:
 
 def write_table(store: Store, stem: str, table: pa.Table, info: Mapping[str, Any]) -> str:
     """Write a part's Parquet under ``stem-<digest>.parquet``; return its path."""
+    info = {"rows": table.num_rows, **info}
     table = table.replace_schema_metadata({_META: json.dumps(info, sort_keys=True).encode()})
     buffer = io.BytesIO()
     settings: dict[str, Any] = {"compression": "zstd"}

@@ -280,6 +280,34 @@ class Run(RunDirectory):
         self.results["caption"] = execute(self, [prepared], self.execution) | {"stage": prepared.stage.name}
         return self
 
+    def judge(
+        self, a: Any, b: Any, model: str, *, drawing: Mapping[str, Any] | None = None, judge: str | None = None, **options: Any
+    ) -> Self:
+        """Have a captioner judge pairs of two sets, in both orders; ``options`` are the model's.
+
+        ``a`` and ``b``: what of this run (``"best"``, ``"worst"``, a stage, a selection), or a :class:`synthvlm.judging.sides.Side`;
+        ``drawing``: options of :func:`synthvlm.judging.pairs.draw` (name, limit, seed …). The figures: :meth:`judged`.
+        """
+        from synthvlm.judging import pairs, sides
+
+        a, b = (side if isinstance(side, sides.Side) else sides.Side(self.root, side) for side in (a, b))
+        comparison = pairs.draw(self, a, b, overwrite=self.execution.overwrite, **(drawing or {}))
+        return self.judge_with(comparison, model, options, judge=judge)
+
+    def judge_with(self, comparison: Mapping[str, Any], model: str, options: Mapping[str, Any], **settings: Any) -> Self:
+        """Do as :meth:`judge` does, on a comparison that is drawn; ``settings``: judge, prompt, max_new_tokens, preset."""
+        from synthvlm.judging.prepare import prepare_judge
+
+        prepared = prepare_judge(self, comparison, model, options=options, execution=self.execution, **settings)
+        self.results["judge"] = execute(self, [prepared], self.execution) | {"stage": prepared.stage.name, "comparison": comparison["name"]}
+        return self
+
+    def judged(self, comparison: str | None = None) -> dict[str, Any]:
+        """Return the figures of a comparison, by default the one judged last; see :func:`synthvlm.judging.summary.summarise`."""
+        from synthvlm.judging.summary import summarise
+
+        return summarise(self, comparison or self.results["judge"]["comparison"])
+
     def merge(self, stages: Sequence[str] | None = None, *, out: str | None = None, **options: Any) -> Self:
         """Write one line per image with all its captions; see :func:`synthvlm.merge.merge_run`."""
         from synthvlm import merge as merging
@@ -295,11 +323,11 @@ class Run(RunDirectory):
             self.results.setdefault("export", {})[format] = exporting.export(self, format, **settings)
         return self
 
-    def report(self, *, selection: str = "default") -> Self:
+    def report(self, *, selection: str = "default", compare: Sequence[str | os.PathLike[str]] = ()) -> Self:
         """Write the page; see :func:`synthvlm.report.report`."""
         from synthvlm import report as reporting
 
-        self.results["report"] = str(reporting.report(self, selection=selection))
+        self.results["report"] = str(reporting.report(self, selection=selection, compare=compare))
         return self
 
     def _stages(self, kind: str) -> list[Stage]:

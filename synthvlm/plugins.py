@@ -15,7 +15,7 @@ from synthvlm import hookspecs
 from synthvlm.errors import PluginError, SynthVLMError
 from synthvlm.options import build, describe
 
-RESERVED = ("image", "reads")
+RESERVED = ("image", "reads", "asked", "human")
 """Names that stand beside those of models in a stage's identity."""
 KINDS = {"generator": "register_generators", "captioner": "register_captioners", "scorer": "register_scorers"}
 

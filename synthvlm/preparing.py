@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 _ROWS_AHEAD = 8
 """Shards per worker that even a small run is cut into, so that devices end together."""
-_SHARD_SAMPLES = {"generate": (8, 64), "score": (256, 1024), "caption": (32, 512), "measure": (1024, 20_000)}
+_SHARD_SAMPLES = {"generate": (8, 64), "score": (256, 1024), "caption": (32, 512), "judge": (32, 512), "measure": (1024, 20_000)}
 """Samples per shard at least, since a run may grow later, and when it is large: some minutes of work each."""
 _ENGINES: Mapping[str, tuple[tuple[str, ...], str | None]] = {"vllm": (("vllm",), "vllm"), "openai": (("openai",), None)}
 """Engines of captioners that need other packages than the plugin says: modules, and the extra that brings them."""
-_OWN_FOLDERS = ("samples", "curation", "decontamination", "selections", "logs", "report", "exports", "damaged")
+_OWN_FOLDERS = ("samples", "curation", "decontamination", "selections", "comparisons", "logs", "report", "exports", "damaged")
 DEFAULT_SCORERS: Mapping[str, dict[str, Any]] = {"clip": {}, "ssim": {}}
 
 
@@ -40,7 +40,7 @@ class Prepared:
     plugins: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _plugin(
+def resolve_plugin(
     registry: Registry, kind: str, name: str, options: Mapping[str, Any], preset: str | None, fetch: bool, local: bool
 ) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return (options, record, identity, what a worker loads) of one plugin."""
@@ -114,7 +114,7 @@ def prepare_generate(
     Raises PluginError, OptionError, CheckpointError or RunMismatch before anything runs. ``dry`` checks, and leaves the run as it is.
     """
     registry = registry or discover()
-    asked, record, identity, load = _plugin(registry, "generator", model, options or {}, preset, fetch, execution.python is None)
+    asked, record, identity, load = resolve_plugin(registry, "generator", model, options or {}, preset, fetch, execution.python is None)
     for column, weight in (keep_best_by or {}).items():
         if not math.isfinite(weight):
             raise OptionError(f"the weight of {column!r} is {weight}", "give a number")
@@ -155,7 +155,7 @@ def prepare_score(
     scorers = scorers or recommended_scorers(registry, made.plugins[0]["name"])
     resolved = {}
     for scorer, options in scorers.items():
-        resolved[scorer] = _plugin(registry, "scorer", scorer, *split_preset(options), fetch, execution.python is None)
+        resolved[scorer] = resolve_plugin(registry, "scorer", scorer, *split_preset(options), fetch, execution.python is None)
     stage = Stage(
         name=check_name(name or score_name(run, images, list(scorers))),
         kind="score",
@@ -186,7 +186,7 @@ def prepare_measure(
     registry = registry or discover()
     text = reads_text(registry, scorer)
     plain = scorer if text else f"raw.{scorer}"
-    _, record, identity, load = _plugin(registry, "scorer", scorer, *split_preset(options or {}), fetch, execution.python is None)
+    _, record, identity, load = resolve_plugin(registry, "scorer", scorer, *split_preset(options or {}), fetch, execution.python is None)
     stage = Stage(
         name=check_name(name or (f"{plain}-{digest(dict(options))[:6]}" if options else plain)),
         kind="score",
@@ -233,7 +233,7 @@ def prepare_caption(
     registry = registry or discover()
     of_model, of_perspectives = presets(registry, model, preset)
     local = execution.python is None
-    asked, record, identity, load = _plugin(registry, "captioner", model, options or {}, of_model, fetch, local)
+    asked, record, identity, load = resolve_plugin(registry, "captioner", model, options or {}, of_model, fetch, local)
     family = getattr(asked, "family", "") or model
     resolved = perspectives.resolve(asked_for, family, of_perspectives, max_new_tokens)
     if images != "samples" and run.stage(images).kind != "generate":
@@ -271,7 +271,7 @@ def fetch_all(registry: Registry, models: Sequence[tuple[str, str, Mapping[str, 
     Raises what the step itself would raise, PluginError, OptionError, CheckpointError or WorkerError, only earlier.
     """
     for kind, name, options, preset in models:
-        _plugin(registry, kind, name, options, preset, True, execution.python is None)
+        resolve_plugin(registry, kind, name, options, preset, True, execution.python is None)
 
 
 def recommended_scorers(registry: Registry, model: str) -> Mapping[str, Mapping[str, Any]]:

@@ -160,6 +160,7 @@ class ReportStep(_Strict):
     """Everything → one page."""
 
     selection: str = "default"
+    compare: list[str] = Field([], description="other runs, and files of pairs that carry scores, to put into the table")
 
 
 class Step(_Strict):

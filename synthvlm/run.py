@@ -17,6 +17,7 @@ import duckdb
 
 from synthvlm import caption_rows, parts
 from synthvlm.errors import RunError, RunMismatch
+from synthvlm.judging import wanted
 from synthvlm.options import digest
 from synthvlm.sql import fetch, nothing, quote
 from synthvlm.storage import Store
@@ -35,7 +36,7 @@ class Stage:
 
     name: str
     kind: str
-    """``generate``, ``score`` or ``caption``."""
+    """``generate``, ``score``, ``caption`` or ``judge``."""
     plugins: list[dict[str, Any]]
     """Name, distribution, version and all options of each plugin, for the record."""
     identity: dict[str, Any]
@@ -57,7 +58,8 @@ class Stage:
     @property
     def schema(self) -> Any:
         """Return the Arrow schema of the stage's rows."""
-        return {"generate": parts.IMAGES, "caption": parts.CAPTIONS}.get(self.kind) or parts.scores_schema(self.columns, self.cards)
+        fixed = {"generate": parts.IMAGES, "caption": parts.CAPTIONS, "judge": parts.VERDICTS}
+        return fixed.get(self.kind) or parts.scores_schema(self.columns, self.cards)
 
     def rows(self, shard: int) -> tuple[int, int]:
         """Return the half-open range of a shard's samples."""
@@ -76,7 +78,7 @@ class Stage:
     @property
     def order(self) -> str:
         """Return the SQL names of the columns by which its rows are ordered."""
-        return "row, candidate, position" if self.kind == "caption" else "row, candidate"
+        return "row, candidate" + {"caption": ", position", "judge": ", flipped"}.get(self.kind, "")
 
 
 def row_key(*values: Any) -> str:
@@ -229,16 +231,21 @@ class RunDirectory:
 
     def parts_sql(self, stage: Stage, rows: tuple[int, int] | None = None, columns: str = "*") -> str | None:
         """Return SQL for what stands in committed parts, stale rows included, or None if there is no part."""
+        if stage.kind == "judge":
+            rows = None  # pairs are numbered anew when they are drawn again, so a verdict may lie in any shard's part
         shards = None if rows is None else (rows[0] // stage.shard_size, max(rows[0], rows[1] - 1) // stage.shard_size)
         found = [p for p in parts.list_parts(self.store, stage.name, shards) if p.path not in self._damaged]
         if not found:
             return None
         return f"(SELECT {columns} FROM {self.read_sql(p.path for p in found)})"
 
-    def read_sql(self, names: Iterable[str]) -> str:
-        """Return SQL that reads Parquet files of the run, by their names and no other: no globbing, no columns out of a path."""
+    def read_sql(self, names: Iterable[str], more: str = "") -> str:
+        """Return SQL that reads Parquet files of the run, by their names and no other: no globbing, no columns out of a path.
+
+        ``more``: further settings of DuckDB's ``read_parquet``.
+        """
         urls = ", ".join(quote(re.sub(r"([*?\[])", r"[\1]", self.store.url(n))) for n in names)
-        return f"read_parquet([{urls}], union_by_name = true, hive_partitioning = false)"
+        return f"read_parquet([{urls}], union_by_name = true, hive_partitioning = false{', ' + more if more else ''})"
 
     def wanted_sql(self, stage: Stage, rows: tuple[int, int] | None = None) -> str:
         """Return SQL for the keys that ``stage`` wants, each with the values it consumes."""
@@ -248,6 +255,8 @@ class RunDirectory:
                 FROM {self.curated_sql(stage, rows)}, range({stage.repeat}) r(candidate) WHERE caption IS NOT NULL)"""
         if stage.kind == "caption":
             return caption_rows.wanted_sql(self, stage, rows)
+        if stage.kind == "judge":
+            return wanted.wanted_sql(self, stage, rows)
         if stage.reads.get("image", "samples") == "samples":
             image = "NULL::VARCHAR" if stage.reads_text else "image_sha256"
             return f"""(SELECT md5(concat_ws(chr(31), {head}, id, caption, {image})) AS key, row, id, 0::INTEGER AS candidate, caption,

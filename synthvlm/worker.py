@@ -289,7 +289,7 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[Commands], None]:
     devices = job["devices"]
     objects: dict[str, Any] = {}
     for stage in stages:
-        kind = {"generate": "generator", "caption": "captioner", "score": "scorer"}[stage.kind]
+        kind = {"generate": "generator", "score": "scorer"}.get(stage.kind, "captioner")
         loaded = [registry.create(kind, p["name"], p["options"]).load(devices) for p in job["plugins"][stage.name]]
         objects[stage.name] = Scorers(loaded) if kind == "scorer" else loaded[0]
     pa.array([""])  # pyarrow imports pandas, where there is one, at its first list: not in the middle of the work
@@ -303,7 +303,7 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[Commands], None]:
         if stage.kind == "score":
             stage.columns, stage.cards = columns[stage.name], cards[stage.name]
     first, loaded = stages[0], objects[stages[0].name]
-    if first.kind == "caption":
+    if first.kind in ("caption", "judge"):
         return lambda commands: _caption(context, first, loaded, commands)
 
     def one(shard: int, suspects: frozenset[str]) -> None:
@@ -324,8 +324,9 @@ def _load(job: dict[str, Any], context: Context) -> Callable[[Commands], None]:
 def _caption(context: Context, stage: Stage, captioner: Any, commands: Commands) -> None:
     """Do one shard into the next, and let go of the captioner at the end."""
     from synthvlm.stages.caption import Captioning
+    from synthvlm.stages.judge import Judging
 
-    Captioning(context, stage, captioner).run(commands)
+    (Judging if stage.kind == "judge" else Captioning)(context, stage, captioner).run(commands)
     context.wait()
     if close := getattr(captioner, "close", None):
         close()

@@ -73,6 +73,15 @@ _GENERATE = (
         help="best: keep only each caption's best candidate; losers never reach the disk. top: only those that --top will select.",
     ),
 )
+_ENGINE = (
+    click.option("--engine", help="What runs the captioner: transformers, vllm or openai (a server)."),
+    click.option("--base-url", help="The server's address, with --engine openai."),
+    click.option("--quantization", help="none, int8 or int4."),
+    click.option("--temperature", help="0: always the likeliest token. [0]"),
+    click.option(
+        "--trust-remote-code", is_flag=True, default=None, help="Run code that comes with the checkpoint; its revision must be pinned."
+    ),
+)
 _CAPTION = (
     click.option(
         "--perspective",
@@ -82,13 +91,7 @@ _CAPTION = (
         help="A captioning prompt; repeatable: detail, brief, sentence, nouns, style, background, main, or a YAML file or a folder of your own. [detail]",
     ),
     click.option("--max-new-tokens", type=click.IntRange(1), help="For every perspective. [what each says]"),
-    click.option("--engine", help="What runs the captioner: transformers, vllm or openai (a server)."),
-    click.option("--base-url", help="The server's address, with --engine openai."),
-    click.option("--quantization", help="none, int8 or int4."),
-    click.option("--temperature", help="0: always the likeliest token. [0]"),
-    click.option(
-        "--trust-remote-code", is_flag=True, default=None, help="Run code that comes with the checkpoint; its revision must be pinned."
-    ),
+    *_ENGINE,
 )
 _CAPTIONERS = click.option(
     "--model", "models", multiple=True, metavar="NAME", help="A captioner; repeatable, a stage each: see `synthvlm plugins`."
@@ -100,6 +103,14 @@ _EITHER = click.option(
 model_options = _together(click.option("--model", help="The image model: see `synthvlm plugins`."), *_SHARED, *_GENERATE)
 caption_options = _together(_CAPTIONERS, *_CAPTION, *_SHARED)
 either_options = _together(_EITHER, *_SHARED, *_GENERATE, *_CAPTION)
+
+judge_options = _together(
+    click.option("--model", help="The captioner that judges: one that takes several images, for images; see `synthvlm plugins`."),
+    click.option("--prompt", metavar="NAME|FILE", help="What is asked: a name in prompts/judge, or a YAML file. [alignment, captions]"),
+    click.option("--max-new-tokens", type=click.IntRange(1), help="Of an answer. [what the prompt says]"),
+    *_ENGINE,
+    *_SHARED[:-1],
+)
 
 made_images_options = _together(
     click.option("--images", metavar="STAGE", help="Of a run that made images: which image stage, if it has several."),
@@ -286,6 +297,15 @@ def one_line(flags: dict[str, Any], line: str | None = None) -> str:
         )
     flags["model"] = flags["models"][0] if flags["models"] else None
     return line
+
+
+def need_web() -> None:
+    """Raise OptionError, with the command that installs it, if the web server is not there."""
+    import importlib.util
+
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OptionError(f"the page needs {' and '.join(missing)}, not installed here", "pip install 'synthvlm[web]'")
 
 
 def given(**values: Any) -> dict[str, Any]:

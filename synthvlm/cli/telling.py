@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -57,7 +58,7 @@ def tell_step(moment: str, verb: str, run: Any) -> None:
 
 def tell_tally(verb: str, result: dict[str, Any]) -> None:
     """Say how many rows a stage has, and why some failed."""
-    what = {"generate": "Images", "score": "Scores", "caption": "Captions"}[verb]
+    what = {"generate": "Images", "score": "Scores", "caption": "Captions", "judge": "Verdicts"}[verb]
     failed = "".join(f"\n  {f['rows']:,} failed with {f['class']}: {f['example']}" for f in result["failures"])
     missing = result["wanted"] - result["made"] - result["failed"]
     lacking = f", {missing:,} not made" if missing else ""
@@ -69,10 +70,10 @@ def tell_selection(summary: dict[str, Any]) -> None:
     """Print the paper's table for the run: before, best of each caption, selected."""
     columns = [c for c in summary["weights"] if summary["weights"][c]]
     sets = [(name, f"{m['samples']:,}", *(_mean(m[c]) for c in [*columns, "total"])) for name, m in summary["sets"].items()]
-    _table("Set", ["Samples", *columns, "total"], sets)
+    table("Set", ["Samples", *columns, "total"], sets)
     if "groups" in summary:
         groups = [(str(g["group"]), f"{g['captions']:,}", f"{g['selected']:,}", _mean(g["total"])) for g in summary["groups"]]
-        _table(summary["asked"]["group_by"], ["captions", "selected", "total"], groups[:GROUPS_SHOWN])
+        table(summary["asked"]["group_by"], ["captions", "selected", "total"], groups[:GROUPS_SHOWN])
         if len(groups) > GROUPS_SHOWN:
             click.echo(f"and {len(groups) - GROUPS_SHOWN:,} more, in the selection's .json")
     terms = "; ".join(
@@ -83,12 +84,22 @@ def tell_selection(summary: dict[str, Any]) -> None:
     if alike := summary.get("diversity"):
         clusters = f"; {alike['clusters']:,} clusters took turns" if "clusters" in alike else ""
         click.echo(f"  {alike['near_duplicates']:,} of {alike['looked_at']:,} images left out as nearly those of better pairs{clusters}")
+    if marked := summary.get("marks"):
+        click.echo(f"  {_marks(marked)}")
     if summary["winners_not_stored"]:
         click.echo(
             f"  {summary['winners_not_stored']:,} winners' pixels were not kept; the best stored candidate, or the next caption, was taken.\n"
             "  To have them made again first: synthvlm regenerate RUN --top N",
             err=True,
         )
+
+
+def _marks(marked: dict[str, int]) -> str:
+    if "ignored" in marked:
+        return f"{marked['ignored']:,} marks were ignored"
+    why = {"of_other_images": "are of images that the run no longer has", "without_score_or_pixels": "are of images without score or pixels"}
+    others = "".join(f"; {marked[k]:,} {text}" for k, text in why.items() if marked.get(k))
+    return f"marks: {marked['keep']:,} pairs in by a mark, {marked['drop']:,} out{others}"
 
 
 def tell_prune(told: dict[str, Any], dry: bool = False) -> None:
@@ -125,7 +136,7 @@ def tell_sweep(swept: dict[str, Any]) -> None:
                 _mean(v["threshold"]),
             )
         )
-    _table(swept["sweep"], ["selected", "overlap", "changed", *columns, "least total"], rows)
+    table(swept["sweep"], ["selected", "overlap", "changed", *columns, "least total"], rows)
     terms = " + ".join(f"{w:g} {c}" for c, w in swept["weights"].items())
     click.echo(
         f"overlap: with the {swept['base_selected']:,} pairs that {terms} selects (top {swept['top']}); changed: since the line above."
@@ -136,15 +147,15 @@ def _mean(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _table(first: str, headings: list[str], rows: list[tuple[str, ...]]) -> None:
+def table(first: str, headings: list[str], rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table of figures."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=None, show_edge=False, pad_edge=False)
-    table.add_column(first)
+    made = Table(title=None, show_edge=False, pad_edge=False)
+    made.add_column(first)
     for heading in headings:
-        table.add_column(heading, justify="right")
+        made.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        made.add_row(*row)
+    Console().print(made)

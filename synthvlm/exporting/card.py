@@ -18,7 +18,7 @@ from synthvlm.exporting import licences
 from synthvlm.exporting.formats import CONVERSATIONS
 from synthvlm.exporting.plan import Work, score_stages
 from synthvlm.exporting.recipe import asked, checkpoints, pinned, ships
-from synthvlm.reporting.figures import formula, is_remark
+from synthvlm.reporting.names import formula, is_remark
 from synthvlm.run import Stage, fetch
 from synthvlm.sql import identifier
 

@@ -21,7 +21,8 @@ from synthvlm.exporting.plan import Work
 from synthvlm.exporting.shards import Progress
 from synthvlm.options import describe
 from synthvlm.plugins import discover
-from synthvlm.reporting.figures import clean, where, without_folders
+from synthvlm.reporting.figures import clean
+from synthvlm.reporting.work import where, without_folders
 from synthvlm.run import RunDirectory, Stage
 from synthvlm.sql import identifier, quote
 

@@ -6,13 +6,12 @@ counts in ``judge_unparsable`` and says neither; where two answers differ, ``jud
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from synthvlm import prompts
+from synthvlm.answers import ask, objects
 from synthvlm.errors import InputError, OptionError
 from synthvlm.options import checkpoint, option, runtime
 from synthvlm.perspectives import Perspective
@@ -90,23 +89,13 @@ class LLMJudge:
 
     def score(self, batch: Sequence[ScoreRequest]) -> Iterable[Mapping[str, Any] | Failed]:
         """Ask every question of every caption."""
-        asked = [self._request(ask, r.id, r.caption or "") for r in batch for ask in self._asks]
-        answers = self._answers(asked)
+        asked = [self._request(one, r.id, r.caption or "") for r in batch for one in self._asks]
+        answers = ask(self._captioner, asked)
         each = len(self._asks)
         return [_verdict(answers[n : n + each]) for n in range(0, len(answers), each)]
 
-    def _request(self, ask: Perspective, name: str, caption: str) -> CaptionRequest:
-        return CaptionRequest(name, ask.render({"caption": caption}), max_new_tokens=self._limit, json_schema=SCHEMA)
-
-    def _answers(self, asked: list[CaptionRequest]) -> list[Any]:
-        size = self._captioner.batch_size
-        if not size:
-            return list(self._captioner.caption(asked))
-        answers: list[Any] = []
-        for at in range(0, len(asked), size):
-            some = asked[at : at + size]
-            answers += list(self._captioner.caption(some + some[-1:] * (size - len(some))))[: len(some)]
-        return answers
+    def _request(self, question: Perspective, name: str, caption: str) -> CaptionRequest:
+        return CaptionRequest(name, question.render({"caption": caption}), max_new_tokens=self._limit, json_schema=SCHEMA)
 
     def close(self) -> None:
         """Let go of the captioner."""
@@ -116,11 +105,7 @@ class LLMJudge:
 
 def parse(text: str) -> tuple[bool, str] | None:
     """Return (keep, reason) of an answer, or None if it is no verdict. Words around the JSON are passed over."""
-    for found in re.finditer(r"\{[^{}]*\}", text):
-        try:
-            said = json.loads(found[0])
-        except ValueError:
-            continue
+    for said in objects(text):
         verdict = str(said.get("verdict", "")).strip().lower()
         if verdict in ("keep", "drop"):
             reason = str(said.get("reason", "none")).strip().lower()

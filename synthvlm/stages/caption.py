@@ -34,10 +34,14 @@ _HAND_OVER = 0.5
 class Captioning:
     """Makes what is pending of one shard after another."""
 
+    requests: type[Requests] = Requests
+    keeps: tuple[str, ...] = ("key", "row", "id", "candidate", "perspective", "sha256")
+    """What a finished row takes over."""
+
     def __init__(self, context: Context, stage: Stage, captioner: Any) -> None:
         self._context, self._stage, self._captioner = context, stage, captioner
         self._writer = context.writer(stage)
-        self._requests = Requests(context, stage, captioner, self._cannot)
+        self._requests = self.requests(context, stage, captioner, self._cannot)
         self._left: dict[int, int] = {}
         """Shard → rows of it that are not finished."""
         self._at_work = -1
@@ -92,7 +96,7 @@ class Captioning:
         rows = [item.row for item in items]
         for done in run_batches(rows, lambda r: by_key[r["key"]].request, self._captioner.caption, self._captioner, self):
             for row, result, size in done:
-                self._judge(by_key[row["key"]], result, size)
+                self._answered(by_key[row["key"]], result, size)
         self._hand_over()
 
     def _in_a_stream(self) -> None:
@@ -117,7 +121,7 @@ class Captioning:
             for result in self._captioner.caption(stream()):
                 if not asked:
                     raise ValueError("the captioner returned more results than it was given requests")
-                self._judge(asked.popleft(), result, None)
+                self._answered(asked.popleft(), result, None)
                 if time.monotonic() - self._handed_over > _HAND_OVER:
                     self._hand_over()
                 if self.stopping():
@@ -153,20 +157,23 @@ class Captioning:
 
     # -- answers -----------------------------------------------------------------------------------------------------------
 
-    def _judge(self, item: Item, result: Any, size: int | None) -> None:
+    def _answered(self, item: Item, result: Any, size: int | None) -> None:
         """Make the answer's row, or ask once more."""
-        row, request = item.row, item.request
         self._requests.held.add(item, -1)
         if isinstance(result, Failed):
-            self._finish(item.shard, _failed_row(row, result, size))
-            return
-        caption = result if isinstance(result, Caption) else Caption(str(result))
+            self._finish(item.shard, self._failed_row(item.row, result, size))
+        else:
+            self._read(item, result if isinstance(result, Caption) else Caption(str(result)), size)
+
+    def _read(self, item: Item, caption: Caption, size: int | None) -> None:
+        """Clean and screen what was said."""
+        row, request = item.row, item.request
         rules = self._requests.perspectives[row["perspective"]].rules
         verdict = judge(caption.text, caption.finish_reason, request.prompt, rules, last=item.again)
         if verdict.retry:
             self._requests.again(item, _second(request, verdict.problem == "cut"))
             return
-        done = _row(row, size) | {
+        done = self._row(row, size) | {
             "finish_reason": caption.finish_reason,
             "tokens": caption.tokens,
             "prompt_tokens": caption.prompt_tokens,
@@ -183,7 +190,14 @@ class Captioning:
         if why is None:
             self._left[shard] -= 1
         else:
-            self._finish(shard, _failed_row(row, why, None))
+            self._finish(shard, self._failed_row(row, why, None))
+
+    def _row(self, row: Row, size: int | None) -> Row:
+        """Return what every finished row has."""
+        return {k: row[k] for k in self.keeps} | {"tries": row["tries"] + 1, "batch_size": size}
+
+    def _failed_row(self, row: Row, failed: Failed, size: int | None) -> Row:
+        return self._row(row, size) | {"error": failed.error, "error_class": failed.error_class}
 
     def _finish(self, shard: int, done: Row) -> None:
         self._finished.append((shard, done))
@@ -214,13 +228,3 @@ def _second(request: CaptionRequest, cut: bool) -> CaptionRequest:
     if cut:
         return replace(request, max_new_tokens=2 * request.max_new_tokens)
     return replace(request, repetition_penalty=max(RETRY_PENALTY, request.repetition_penalty + RETRY_PENALTY - 1))
-
-
-def _row(row: Row, size: int | None) -> Row:
-    """Return what every finished row has."""
-    kept = {k: row[k] for k in ("key", "row", "id", "candidate", "perspective", "sha256")}
-    return kept | {"tries": row["tries"] + 1, "batch_size": size}
-
-
-def _failed_row(row: Row, failed: Failed, size: int | None) -> Row:
-    return _row(row, size) | {"error": failed.error, "error_class": failed.error_class}

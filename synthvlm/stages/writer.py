@@ -21,7 +21,7 @@ class PartWriter:
     ) -> None:
         self._run, self._stage, self._seconds, self._info, self._committed = run, stage, seconds, info, committed
         self.of_images = stage.kind == "generate"
-        self._several = stage.kind == "caption"
+        self._several = stage.kind in ("caption", "judge")
         """Rows of several shards come mixed: each shard's part then waits until it is due."""
         self._lock = threading.RLock()
         self._rows: dict[int, list[dict[str, Any]]] = {}

@@ -70,7 +70,7 @@ def test_a_line_per_image_with_all_its_captions(line):
     page = (line / "report" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 6
     assert "an old caption, 3" in page
-    assert json.loads((line / "report" / "report.json").read_text())["captions"]["stages"][0]["made"] == 12
+    assert json.loads((line / "report" / "report.json").read_text())["runs"][0]["captions"]["stages"][0]["made"] == 12
 
 
 def test_again_resumes_and_says_so(synthvlm, images, line, copy):

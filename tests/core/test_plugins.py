@@ -212,7 +212,7 @@ def test_an_unknown_name_has_the_close_one_and_the_list():
     assert error.value.hint == "did you mean 'sdxl'? there are: diffusers, mini, sd3, sdxl"
     with pytest.raises(PluginError) as error:
         registry.get("captioner", "gpt")
-    assert error.value.hint.startswith("there are: internvl2, llava")
+    assert error.value.hint.startswith("there are: captioner-agreement, internvl2, llava")
 
 
 # --- the command --------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def test_synth_begins_with_it_and_says_what_it_left_out(synthvlm, write_captions
     assert "Images (cheap): 3 of 3" in err
     page = (tmp_path / "run/report/report.html").read_text()
     assert "keeps 3 of 7 captions" in page and "IMG_2034.JPG" in page
-    assert json.loads((tmp_path / "run/report/report.json").read_text())["curation"]["kept"] == 3
+    assert json.loads((tmp_path / "run/report/report.json").read_text())["runs"][0]["curation"]["kept"] == 3
     code, _, err = synthvlm("synth", path, "--out", tmp_path / "all", "--no-curate", *shared)
     assert code == 0 and "Curation" not in err and "Images (cheap): 7 of 7" in err
     code, _, err = synthvlm("synth", path, "--out", tmp_path / "run", "--no-curate", *shared)

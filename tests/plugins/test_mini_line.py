@@ -45,7 +45,7 @@ def test_with_no_arguments_both_lines_are_shown(tmp_path: Path) -> None:
         assert line["caption"][0] in examples, "the caption that the image was drawn from comes first"
         with Image.open(tmp_path / line["image"]) as image:
             assert image.size == (64, 64)
-    (stage,) = json.loads((run / "report" / "report.json").read_text())["captions"]["stages"]
+    (stage,) = json.loads((run / "report" / "report.json").read_text())["runs"][0]["captions"]["stages"]
     assert stage["wanted"] == 30
     assert stage["judged"] >= 24
     assert stage["right"] >= 0.5 * stage["judged"], "of what was drawn by a small model and told by another"
