@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from synthvlm import cards
+from synthvlm.curating.rules import parse, words
 from synthvlm.errors import RunError
 from synthvlm.run import RunDirectory, Stage, fetch
 from synthvlm.selecting import diversity
@@ -48,11 +49,14 @@ def ranked(
     threshold: float | None = None,
     group_by: str | None = None,
     normalise: str = "none",
+    limits: Mapping[str, Any] | None = None,
 ) -> Ranking:
-    """Return the ranking with what is not given filled in. Raises OptionError or RunError for what cannot be."""
+    """Return the ranking with what is not given filled in: limits from the cards, too. Raises OptionError or RunError for what cannot be."""
     columns = numbers(scores)
     top = top if top is not None else TOP if threshold is None else ALL
-    ranking = Ranking(dict(weights or default_weights(columns)), top, threshold, group_by, normalise)
+    within = {c: limit for s in scores for c, limit in s.limits.items()} | {c: parse(c, v) for c, v in (limits or {}).items()}
+    within = {c: limit for c, limit in within.items() if limit != (None, None)}
+    ranking = Ranking(dict(weights or default_weights(columns)), top, threshold, group_by, normalise, within)
     ranking.check(columns)
     return ranking
 
@@ -79,6 +83,7 @@ def select(
     threshold: float | None = None,
     group_by: str | None = None,
     normalise: str = "none",
+    limits: Mapping[str, Any] | None = None,
     max_similarity: float | None = None,
     clusters: int | None = None,
     name: str = "default",
@@ -86,12 +91,12 @@ def select(
     """Write ``selections/<name>.parquet`` (the kept rows with every score) and ``.json`` (how they were chosen); return the latter.
 
     ``top``: a share or number of captions (10%, or with ``threshold``, the least Total, all), of each group if ``group_by`` names a field. Of two images
-    alike by ``max_similarity`` (cosine) or more only the better is kept; ``clusters`` of images that are alike take turns. Raises
-    RunError if nothing is scored yet or a weight names no column.
+    alike by ``max_similarity`` (cosine) or more only the better is kept; ``clusters`` of images that are alike take turns. ``limits``
+    (column → ``MIN..MAX`` or ``off``) keep pairs from being chosen; safety scorers bring their own. Raises RunError if nothing is scored yet or a weight names no column.
     """
     columns = numbers(scores)
     warnings = cards.check(run, scores)
-    ranking = ranked(scores, weights, top, threshold, group_by, normalise)
+    ranking = ranked(scores, weights, top, threshold, group_by, normalise, limits)
     diverse = diversity.Diversity(max_similarity, clusters)
     vectors = diverse.check(scores)
     with run.store.lock(f"selecting {name}", wait=60), opened(run) as (db, scratch):
@@ -101,7 +106,10 @@ def select(
         if pairs == 0:
             raise RunError(f"{run.root} has no scored pairs yet", "run: synthvlm score RUN")
         if not db.execute("SELECT count(*) FROM standing").fetchall()[0][0]:
-            highest = db.execute("SELECT max(total) FROM scored WHERE stored").fetchall()[0][0]
+            highest = db.execute(f"SELECT max(total) FROM scored WHERE stored AND {ranking.allows}").fetchall()[0][0]
+            if ranking.limits and highest is None:
+                held = ", ".join(f"{c} {words(*limit)}" for c, limit in ranking.limits.items())
+                raise RunError(f"no pair is within the limits ({held})", "set others: --within COLUMN=MIN..MAX, or off")
             if highest is not None:
                 raise RunError(f"no pair reaches a total of {threshold:g}: the best has {highest:.4g}", "set a lower --threshold")
             raise RunError(
@@ -120,6 +128,7 @@ def select(
                 "threshold": threshold,
                 "group_by": group_by,
                 "normalise": normalise,
+                "limits": {c: list(limit) for c, limit in ranking.limits.items()},
                 "max_similarity": max_similarity,
                 "clusters": clusters,
             },
@@ -136,6 +145,7 @@ def select(
             "terms": {c: _term(db, c, ranking) for c in ranking.weights},
         }
         summary |= {"warnings": warnings} if warnings else {}
+        summary |= {"outside_limits": _outside(db, ranking)} if ranking.limits else {}
         summary |= {"groups": _groups(db)} if group_by else {}
         summary |= {"diversity": told} if told else {}
         _write(run, db, scores, columns, name, grouped=group_by is not None)
@@ -149,6 +159,11 @@ def means(db: Any, table: str, columns: Sequence[str]) -> dict[str, Any]:
     # Rounded where the order of summation, which threads decide, would show.
     parts = ", ".join(f"round(avg({c}), {DIGITS}) AS {c}, coalesce(round(stddev_samp({c}), {DIGITS}), 0) AS {sd}" for c, sd in named)
     return fetch(db, f"SELECT count(*) AS samples, {parts} FROM {table}")[0]
+
+
+def _outside(db: Any, ranking: Ranking) -> int:
+    """Count the scored pairs that the limits keep from being chosen."""
+    return db.execute(f"SELECT count(*) FILTER (NOT coalesce({ranking.allows}, false)) FROM scored").fetchall()[0][0]
 
 
 def _not_stored(db: Any, ranking: Ranking) -> int:
