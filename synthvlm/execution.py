@@ -219,7 +219,8 @@ def _other_versions(run: RunDirectory, stage: Stage) -> list[str]:
             now = importlib.metadata.version(_DISTRIBUTIONS.get(module, module))
         except importlib.metadata.PackageNotFoundError:
             continue
-        if now != version:
+        build = "+" in now  # torch says its build (2.9.0+cu130), which its package's metadata may leave out
+        if now != (version if build else version.partition("+")[0]):
             lines.append(
                 f"{stage.name} was begun with {module} {version}, and this is {now}: new rows may differ from old ones in their last bits"
             )
