@@ -71,10 +71,10 @@ def tell_selection(summary: dict[str, Any]) -> None:
 
     columns = [c for c in summary["weights"] if summary["weights"][c]]
     sets = [(name, f"{m['samples']:,}", *(_mean(m[c]) for c in [*columns, "total"])) for name, m in summary["sets"].items()]
-    _table("Set", ["Samples", *columns, "total"], sets)
+    table("Set", ["Samples", *columns, "total"], sets)
     if "groups" in summary:
         groups = [(str(g["group"]), f"{g['captions']:,}", f"{g['selected']:,}", _mean(g["total"])) for g in summary["groups"]]
-        _table(summary["asked"]["group_by"], ["captions", "selected", "total"], groups[:GROUPS_SHOWN])
+        table(summary["asked"]["group_by"], ["captions", "selected", "total"], groups[:GROUPS_SHOWN])
         if len(groups) > GROUPS_SHOWN:
             click.echo(f"and {len(groups) - GROUPS_SHOWN:,} more, in the selection's .json")
     terms = "; ".join(
@@ -130,7 +130,7 @@ def tell_sweep(swept: dict[str, Any]) -> None:
                 _mean(v["threshold"]),
             )
         )
-    _table(swept["sweep"], ["selected", "overlap", "changed", *columns, "least total"], rows)
+    table(swept["sweep"], ["selected", "overlap", "changed", *columns, "least total"], rows)
     terms = " + ".join(f"{w:g} {c}" for c, w in swept["weights"].items())
     click.echo(
         f"overlap: with the {swept['base_selected']:,} pairs that {terms} selects (top {swept['top']}); changed: since the line above."
@@ -141,15 +141,15 @@ def _mean(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _table(first: str, headings: list[str], rows: list[tuple[str, ...]]) -> None:
+def table(first: str, headings: list[str], rows: list[tuple[str, ...]]) -> None:
     """Print a table of figures."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=None, show_edge=False, pad_edge=False)
-    table.add_column(first)
+    lines = Table(title=None, show_edge=False, pad_edge=False)
+    lines.add_column(first)
     for heading in headings:
-        table.add_column(heading, justify="right")
+        lines.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        lines.add_row(*row)
+    Console().print(lines)
