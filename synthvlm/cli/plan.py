@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from synthvlm.cli import common
+from synthvlm.cli import checks, common
 
 _BYTES_PER_PIXEL = {"jpeg": 0.4, "png": 1.6, "webp": 1.1}
 """Of photographs, roughly: JPEG 95 at 4:4:4, PNG, lossless WebP."""
@@ -77,6 +77,8 @@ def _check(whole: Any, flags: dict[str, Any], fetch: bool, calibrate: int | None
                 run.add(whole.input.path, **whole.reader)
                 r = run.results["add"]
                 click.echo(f"Input: {r.added:,} captions in {whole.input.path}, {r.rejected:,} unusable, {r.duplicates:,} double ids")
+                if said := checks.lengths(run):
+                    click.echo(said)
         except SynthVLMError as error:
             problems.append(str(error))
         devices = execution.resolved_devices()
@@ -129,12 +131,12 @@ def _generate(run: Any, whole: Any, execution: Any, fetch: bool) -> list[str]:
         return []
     settings = {"preset": g.preset, "repeat": g.repeat, "image_format": g.image_format, "quality": g.quality, "name": g.name}
     made = prepare_generate(run, g.model, options=g.options, execution=execution, fetch=fetch, **settings)
-    _tell(made)
+    _tell(made, execution)
     problems = _disk(whole.out, made.stage, run.sample_count(), g)
     if _is_run(whole.out):
         prepare_generate(Run.open(whole.out), g.model, options=g.options, execution=execution, fetch=fetch, dry=True, **settings)
     if s is not None:
-        _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch))
+        _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch), execution)
     return problems
 
 
@@ -144,7 +146,7 @@ def _curate(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
 
     for step in whole.all("curate"):
         for name, options in (step.with_blocklists() or {"text": {}}).items():
-            _tell(prepare_measure(run, name, options, execution=execution, fetch=fetch))
+            _tell(prepare_measure(run, name, options, execution=execution, fetch=fetch), execution)
 
 
 def _caption(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
@@ -173,7 +175,7 @@ def _caption(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
                 **settings,
             )
             if one is subject:
-                _tell(found)
+                _tell(found, execution)
                 captions, each = captions + one.tally(found.stage)["wanted"], each + len(found.stage.perspectives)
     if captions:
         click.echo(f"Captions: {captions:,} ({each} per image)")
@@ -199,11 +201,15 @@ def _folder(whole: Any) -> list[str]:
     return [f"{whole.out} is not empty and holds no run\n  choose a new folder with --out"]
 
 
-def _tell(prepared: Any) -> None:
+def _tell(prepared: Any, execution: Any) -> None:
     stage = prepared.stage
     for plugin in stage.plugins:
         found = "; ".join(f"{n}: {c['asked']} at {c['revision'][:24]}" for n, c in plugin["checkpoints"].items())
         click.echo(f"{stage.kind} by {plugin['name']} ({plugin['distribution']} {plugin['version']}) {found}")
+        if bound := checks.licences(plugin):
+            click.echo(f"  {bound}")
+    for line in checks.memory(prepared, execution.resolved_devices()[0]):
+        click.echo(f"  {line}")
 
 
 def _disk(out: str | None, stage: Any, samples: int, step: Any) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from synthvlm import estimating
+from synthvlm.cli import checks
 from synthvlm.errors import OptionError
 from synthvlm.estimating import Calibration, Timing, calibrate, hours, rows_of
 from synthvlm.execution import Execution
+from synthvlm.pipeline import Run
+from synthvlm.preparing import Prepared
 from synthvlm.recipe import parse
 
 STEPS = [
@@ -42,6 +46,29 @@ def test_what_follows_from_rates():
     took = hours(found, 1000, 0.9, (1, 4))
     assert took == {1: pytest.approx((36 + 1 + 360) / 3600 + 3.6), 4: pytest.approx((36 + 1 + 360) / 3600 + 0.9)}
     assert estimating.Timing("x", seconds=1.0).hours(0, 1) == 0.0
+
+
+def test_what_plan_says_of_captions_licences_and_memory(write_captions, tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run", write_captions(["a dog", "a cat on a mat", "very long " * 60]))
+    assert checks.lengths(run) == (
+        "Captions: 5 words at the median, 120 in the longest; about 33.3% are over 77 CLIP tokens, where CLIPScore cuts them (see docs/scoring.md)"
+    )
+    named = {
+        "a": {"asked": "stabilityai/stable-diffusion-xl-base-1.0"},
+        "b": {"asked": "nobody/nothing@main"},
+        "c": {"asked": str(tmp_path)},
+    }
+    said = checks.licences({"checkpoints": named})
+    assert "licence of stabilityai/stable-diffusion-xl-base-1.0: openrail++" in said
+    assert "licence of nobody/nothing@main: unknown" in said and str(tmp_path) not in said
+    weights = tmp_path / "model" / "unet"
+    weights.mkdir(parents=True)
+    (weights / "model.safetensors").write_bytes(bytes(3 << 20))
+    (weights / "pytorch_model.bin").write_bytes(bytes(5 << 20))
+    prepared = Prepared(SimpleNamespace(name="big"), [{"name": "x", "options": {"checkpoint": str(tmp_path / "model"), "steps": 3}}])
+    monkeypatch.setattr(checks.subprocess, "run", lambda asked, **_: SimpleNamespace(stdout="2\n2\n" if "0,1" in asked[1] else "2\n"))
+    assert checks.memory(prepared, "cpu") == checks.memory(prepared, "0,1") == []
+    assert "the weights of big are 0.0 GB on the disk" in checks.memory(prepared, "0")[0]
 
 
 def test_plan_tells_what_the_whole_takes(synthvlm, write_captions, faulty, tmp_path):
