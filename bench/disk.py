@@ -15,41 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-_PLUGIN = '''
-import hashlib
-from dataclasses import dataclass
-from typing import Any
-from PIL import Image
-import synthvlm
+from standin import plugin
 
-@dataclass(frozen=True)
-class Noise:
-    """Grey noise."""
-    batch_size: int = 16
-    def load(self, devices: Any) -> Any:
-        return self
-    def generate(self, batch: Any) -> Any:
-        return [Image.frombytes("L", (176, 176), hashlib.shake_128(str(r.seed).encode()).digest(176 * 176)).convert("RGB") for r in batch]
-
-@dataclass(frozen=True)
-class Chance:
-    """A number from the image's first pixels."""
-    def load(self, devices: Any) -> Any:
-        return self
-    batch_size = 64
-    columns = ("clip",)
-    cards = {"clip": {"metric": "none"}}
-    def score(self, batch: Any) -> Any:
-        return [{"clip": int.from_bytes(hashlib.md5(r.image.crop((0, 0, 8, 8)).tobytes()).digest()[:4]) / 2**32} for r in batch]
-
-@synthvlm.hookimpl
-def register_generators(register):
-    register("noise", Noise)
-
-@synthvlm.hookimpl
-def register_scorers(register):
-    register("chance", Chance)
-'''
 _OFTEN = """
 import sys
 from synthvlm import compact, execution, pruning
@@ -58,15 +25,6 @@ from synthvlm.cli import main
 main(sys.argv[1:])
 """
 """Commit and prune as often in these few seconds as in the hours of a real run, in files as much smaller."""
-
-
-def plugin(folder: Path) -> None:
-    """Write the stand-in as an installed plugin."""
-    (folder / "noise_plugin.py").write_text(_PLUGIN)
-    info = folder / "noise_plugin-0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: noise-plugin\nVersion: 0\n")
-    (info / "entry_points.txt").write_text("[synthvlm]\nnoise = noise_plugin\n")
 
 
 def size(folder: Path) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -29,12 +30,17 @@ DAMAGE = (OSError, pa.ArrowException)
 """What merging a damaged part raises."""
 MIN_PARTS = 4
 """Fewer are not worth rewriting."""
+LARGE = 0.5
+"""Share of the largest size from which a part is left as it is: terabytes of pixels are copied once or twice, not again and again."""
+MEANWHILE_PARTS = 16
+PAUSE = 300.0
+"""Seconds between two looks while a stage is made."""
 
 
-def compact(run: RunDirectory, stage: Stage, drop_stale: bool = False) -> tuple[int, int]:
+def compact(run: RunDirectory, stage: Stage, drop_stale: bool = False, least: int = MIN_PARTS) -> tuple[int, int]:
     """Merge parts of ``stage``; return the number of parts before and after.
 
-    ``drop_stale`` leaves out rows that the run no longer wants (an edited caption's old images). It is for the user to
+    Fewer neighbours than ``least`` stay as they are, and so do large ones. ``drop_stale`` leaves out rows that the run no longer wants (an edited caption's old images). It is for the user to
     ask: a row that is stale today is of use again when the edit is taken back.
     """
     with run.store.lock(f"compacting {stage.name}", wait=5):
@@ -42,7 +48,7 @@ def compact(run: RunDirectory, stage: Stage, drop_stale: bool = False) -> tuple[
         before = parts.list_parts(run.store, stage.name)
         wanted = _wanted_keys(run, stage) if drop_stale else None  # after the listing: what is made meanwhile is not in it
         whole = [p for p in before if parts.damage(run.store, p) is None]
-        for group in groups(run, whole, 1 if drop_stale else MIN_PARTS):
+        for group in groups(run, whole, 1) if drop_stale else groups(run, whole, least, large=False):
             with contextlib.suppress(*DAMAGE):  # damage is for `status --verify` and the next step to find and mend
                 merge(run, stage, group, wanted)
         if len(whole) == len(before):
@@ -55,8 +61,8 @@ def _wanted_keys(run: RunDirectory, stage: Stage) -> pa.Array:
         return db.sql(f"SELECT key FROM {run.wanted_sql(stage)}").to_arrow_table()["key"].combine_chunks()
 
 
-def groups(run: RunDirectory, found: list[Part], least: int) -> Iterator[list[Part]]:
-    """Yield runs of neighbouring parts of one folder whose rows and pixels fit into one part."""
+def groups(run: RunDirectory, found: list[Part], least: int, large: bool = True) -> Iterator[list[Part]]:
+    """Yield runs of neighbouring parts of one folder whose rows and pixels fit into one part; not ``large``: of small ones alone."""
     group: list[Part] = []
     rows = size = table = 0
     for part in sorted(found, key=lambda p: (p.first // parts.SHARDS_PER_FOLDER, p.first, p.last, p.path)):
@@ -65,10 +71,13 @@ def groups(run: RunDirectory, found: list[Part], least: int) -> Iterator[list[Pa
         more_size = int(parts.part_info(run.store, part).get("tar_bytes", 0))
         more_table = run.store.size(part.path) or 0
         full = rows + more_rows > MAX_ROWS or size + more_size > MAX_TAR or table + more_table > MAX_TABLE
-        if group and (full or part.first // parts.SHARDS_PER_FOLDER != group[0].first // parts.SHARDS_PER_FOLDER):
+        alone = not large and (more_rows > LARGE * MAX_ROWS or more_size > LARGE * MAX_TAR or more_table > LARGE * MAX_TABLE)
+        if group and (full or alone or part.first // parts.SHARDS_PER_FOLDER != group[0].first // parts.SHARDS_PER_FOLDER):
             if len(group) >= least:
                 yield group
             group, rows, size, table = [], 0, 0, 0
+        if alone:
+            continue
         group.append(part)
         rows, size, table = rows + more_rows, size + more_size, table + more_table
     if len(group) >= least:
@@ -180,3 +189,34 @@ def drop_orphans(run: RunDirectory, stage: Stage) -> None:
             path = f"{stage.name}/{folder}/{name}"
             if path not in named and time.time() - run.store.modified(path) > 600:
                 run.store.remove(path)
+
+
+class AsItGoes:
+    """Merges the parts of stages while workers make more, so that a stage of terabytes does not end with hours of copying."""
+
+    def __init__(self, run: RunDirectory, stages: Sequence[Stage]) -> None:
+        self._run, self._stages = run, stages
+        self._thread: threading.Thread | None = None
+        self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Have a look, in the background, unless one is on its way or not long ago."""
+        if (self._thread is None or not self._thread.is_alive()) and time.monotonic() - self._looked > PAUSE:
+            self._looked = time.monotonic()
+            self._thread = threading.Thread(target=self._merge, name="compact", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Wait a little for what is under way; left alone it does no harm."""
+        if self._thread is not None:
+            self._thread.join(2)
+
+    def finish(self) -> None:
+        """Wait until what is under way is done."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _merge(self) -> None:
+        for stage in self._stages:
+            with contextlib.suppress(Exception):  # whatever is in the way now may not be when the stage is done
+                compact(self._run, stage, least=MEANWHILE_PARTS)

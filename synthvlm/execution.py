@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import duckdb
 
 from synthvlm import parts, pruning
-from synthvlm.compact import compact
+from synthvlm.compact import AsItGoes, compact
 from synthvlm.errors import OptionError, SynthVLMError, TooManyFailures
 from synthvlm.executors.local import LocalExecutor, gpus
 from synthvlm.executors.schedule import Job
@@ -102,13 +102,13 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
             for line in facts.get("warnings", ()):
                 _tell(execution, "warning", {"text": line})
         damaged += kind == "damaged"
-        if kind == "committed" and pruner:
-            pruner.look()
+        if kind == "committed":
+            beside.look()
         _tell(execution, kind, facts)
 
-    pruner = None
+    beside: pruning.AsItGoes | AsItGoes = AsItGoes(run, [p.stage for p in prepared])
     if first.runtime.get("store") == "top":
-        pruner = pruning.AsItGoes(run, first, prepared[1].stage, lambda text: _tell(execution, "warning", {"text": text}))
+        beside = pruning.AsItGoes(run, first, prepared[1].stage, lambda text: _tell(execution, "warning", {"text": text}))
     for line in _check_pixels(run, first):
         _tell(execution, "damaged", {"part": line})
     pending = _pending_shards(run, first, execution)
@@ -123,10 +123,8 @@ def execute(run: RunDirectory, prepared: list[Prepared], execution: Execution) -
             if sum(n for _, n in pending) >= sum(n for _, n in before):
                 break  # what is left cannot be made now: its source turned out damaged
     finally:
-        if pruner:
-            pruner.stop()
-    if pruner:
-        pruner.finish()
+        beside.stop()
+    beside.finish()
     if worked:
         for p in prepared:
             try:
@@ -219,7 +217,8 @@ def _other_versions(run: RunDirectory, stage: Stage) -> list[str]:
             now = importlib.metadata.version(_DISTRIBUTIONS.get(module, module))
         except importlib.metadata.PackageNotFoundError:
             continue
-        if now != version:
+        build = "+" in now  # torch says its build (2.9.0+cu130), which its package's metadata may leave out
+        if now != (version if build else version.partition("+")[0]):
             lines.append(
                 f"{stage.name} was begun with {module} {version}, and this is {now}: new rows may differ from old ones in their last bits"
             )

@@ -136,7 +136,8 @@ def _prompts(stages: Sequence[Stage]) -> dict[str, str]:
 
 def _limits(work: Work, given: Mapping[str, Any] | None) -> dict[str, tuple[float | None, float | None]]:
     """Return the limits on scores: those of safety scorers, and over them those that are given."""
-    merged = plan.own_limits(work.run, work.source) | {c: parse(c, v) for c, v in (given or {}).items()}
+    merged = {c: limit for s in plan.score_stages(work.run, work.source) for c, limit in s.limits.items()}
+    merged |= {c: parse(c, v) for c, v in (given or {}).items()}
     return {column: limit for column, limit in merged.items() if limit != (None, None)}
 
 

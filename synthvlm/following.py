@@ -123,6 +123,7 @@ def _keep_top(s: GenerateStep, selection: SelectStep | None) -> str | float | in
     if selection is None:
         return s.keep_top
     other = [f for f in ("group_by", "max_similarity", "clusters") if getattr(selection, f) is not None]
+    other += ["limits"] if selection.limits else []
     other += ["normalise"] if selection.normalise != "none" else []
     if other:
         raise OptionError(f"store: top keeps the top by total, and {other[0]} may select others", "use store: best")

@@ -1,7 +1,7 @@
 """Marks that people set on pairs: keep, drop, a note. They stand in the run's ``marks.parquet`` and ``select`` honours them.
 
 A pair is marked by its image's key, so a mark acts on just the image that was looked at: where the caption was edited or the image made with
-other settings since, it acts no more. ``keep``: the pair is in, whatever its total, and takes one of the places; its caption's other
+other settings since, it acts no more. ``keep``: the pair is in, whatever its total (a limit still keeps it out), and takes one of the places; its caption's other
 candidates stand back. ``drop``: the pair is never in; another candidate of its caption may be.
 """
 
@@ -126,9 +126,10 @@ def act(db: Any, ranking: Ranking) -> dict[str, int]:
         return {"keep": 0, "drop": 0}
     marked = "SELECT row, candidate FROM marked WHERE mark = '{}'"
     kept, dropped = marked.format("keep"), marked.format("drop")
-    db.execute(f"CREATE OR REPLACE TABLE kept AS SELECT * FROM scored WHERE stored AND (row, candidate) IN ({kept})")
+    db.execute(f"CREATE OR REPLACE TABLE kept AS SELECT * FROM scored WHERE stored AND {ranking.allows} AND (row, candidate) IN ({kept})")
     touched = "row IN (SELECT row FROM marked WHERE mark IS NOT NULL)"
-    left = f"SELECT * FROM scored WHERE stored AND {touched} AND row NOT IN (SELECT row FROM kept) AND (row, candidate) NOT IN ({dropped})"
+    allowed = f"SELECT * FROM scored WHERE stored AND {ranking.allows} AND {touched}"
+    left = f"{allowed} AND row NOT IN (SELECT row FROM kept) AND (row, candidate) NOT IN ({dropped})"
     db.execute(f"DELETE FROM standing WHERE {touched}")
     db.execute(f"INSERT INTO standing BY NAME SELECT * FROM ({best_sql('total', f'({left})')}) WHERE {ranking.reaches}")
     taken = "SELECT grp, count(*) AS n FROM kept JOIN captions USING (row) GROUP BY grp"

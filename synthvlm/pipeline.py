@@ -33,6 +33,8 @@ class Run(RunDirectory):
     def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__(root)
         self.results: dict[str, Any] = {}
+        self._scored: list[str] = []
+        """Score stages that this object has seen through, of the images that were made last."""
         self.execution = Execution()
 
     @classmethod
@@ -166,6 +168,7 @@ class Run(RunDirectory):
         if best_by is not None:
             prepared.append(prepare_score(self, made.stage.name, scorers, name=score_as, execution=self.execution))
         self.results["generate"] = execute(self, prepared, self.execution) | {"stage": made.stage.name}
+        self._scored = []
         return self
 
     def score(self, scorers: Mapping[str, Mapping[str, Any]] | None = None, *, images: str | None = None, name: str | None = None) -> Self:
@@ -173,6 +176,8 @@ class Run(RunDirectory):
         source = images or self.image_stage()
         prepared = prepare_score(self, source, scorers, name=name, execution=self.execution)
         self.results["score"] = execute(self, [prepared], self.execution) | {"stage": prepared.stage.name}
+        self._scored = [n for n in self._scored if self.stage(n).reads == prepared.stage.reads and n != prepared.stage.name]
+        self._scored.append(prepared.stage.name)
         return self
 
     def select(
@@ -184,14 +189,14 @@ class Run(RunDirectory):
         name: str = "default",
         **settings: Any,
     ) -> Self:
-        """Choose the pairs to keep; ``settings`` (threshold, group_by, normalise, max_similarity, clusters): :func:`synthvlm.select.select`."""
+        """Choose the pairs to keep; ``settings`` (threshold, limits, group_by, normalise, max_similarity, clusters): :func:`synthvlm.select.select`."""
         self.results["select"] = selecting.select(self, self._scores(scores), weights=weights, top=top, name=name, **settings)
         return self
 
     def sweep(self, axis: str, *, scores: Sequence[str] | None = None, **settings: Any) -> dict[str, Any]:
         """Return what would be selected at each of the weights that ``axis`` (``weight.ssim=0:1:0.1``) names; nothing is written.
 
-        ``settings``: those of :meth:`select` that rank (weights, top, threshold, group_by, normalise).
+        ``settings``: those of :meth:`select` that rank (weights, top, threshold, limits, group_by, normalise).
         """
         stages = self._scores(scores)
         return sweeping.sweep(self, stages, selecting.ranked(stages, **settings), axis)
@@ -357,8 +362,8 @@ class Run(RunDirectory):
     def _scores(self, names: Sequence[str] | None) -> list[Stage]:
         if names:
             return [self.stage(n) for n in names]
-        if "score" in self.results:
-            return [self.stage(self.results["score"]["stage"])]
+        if self._scored:
+            return [self.stage(n) for n in self._scored]
         found = self._stages("score")
         if not found:
             raise RunError(f"{self.root} has no scores yet", "run: synthvlm score RUN")

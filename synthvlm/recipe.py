@@ -105,6 +105,9 @@ class SelectStep(_Strict):
     threshold: float | None = Field(None, description="least total")
     group_by: str | None = Field(None, description="source, or a field of the input: top is then each group's")
     normalise: Literal["none", "rank"] = Field("none", description="rank: a score counts by its percent rank among all candidates")
+    limits: dict[str, list[float | None] | str | None] = Field(
+        {}, description="score → MIN..MAX outside of which a pair is not chosen, or off"
+    )
     max_similarity: float | None = Field(None, gt=0, le=1, description="cosine of two images from which only the better one is kept")
     clusters: int | None = Field(None, ge=1, description="of images that are alike; they take turns")
     scores: list[str] | None = None

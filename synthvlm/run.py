@@ -66,6 +66,11 @@ class Stage:
         return shard * self.shard_size, (shard + 1) * self.shard_size
 
     @property
+    def limits(self) -> dict[str, tuple[float | None, float | None]]:
+        """Return the limits that columns carry on their cards: those of safety scorers do."""
+        return {c: (card["limit"][0], card["limit"][1]) for c, card in self.cards.items() if card.get("limit")}
+
+    @property
     def reads_pixels(self) -> bool:
         """Say whether it reads images that another stage made: those whose pixels were not kept are then out of reach."""
         return self.kind in ("score", "caption") and self.reads.get("image", "samples") != "samples"

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from synthvlm import cards, marks
+from synthvlm.curating.rules import parse, words
 from synthvlm.errors import RunError
 from synthvlm.run import RunDirectory, Stage, fetch
 from synthvlm.selecting import diversity
@@ -48,11 +49,14 @@ def ranked(
     threshold: float | None = None,
     group_by: str | None = None,
     normalise: str = "none",
+    limits: Mapping[str, Any] | None = None,
 ) -> Ranking:
-    """Return the ranking with what is not given filled in. Raises OptionError or RunError for what cannot be."""
+    """Return the ranking with what is not given filled in: limits from the cards, too. Raises OptionError or RunError for what cannot be."""
     columns = numbers(scores)
     top = top if top is not None else TOP if threshold is None else ALL
-    ranking = Ranking(dict(weights or default_weights(columns)), top, threshold, group_by, normalise)
+    within = {c: limit for s in scores for c, limit in s.limits.items()} | {c: parse(c, v) for c, v in (limits or {}).items()}
+    within = {c: limit for c, limit in within.items() if limit != (None, None)}
+    ranking = Ranking(dict(weights or default_weights(columns)), top, threshold, group_by, normalise, within)
     ranking.check(columns)
     return ranking
 
@@ -79,6 +83,7 @@ def select(
     threshold: float | None = None,
     group_by: str | None = None,
     normalise: str = "none",
+    limits: Mapping[str, Any] | None = None,
     max_similarity: float | None = None,
     clusters: int | None = None,
     name: str = "default",
@@ -87,13 +92,14 @@ def select(
     """Write ``selections/<name>.parquet`` (the kept rows with every score) and ``.json`` (how they were chosen); return the latter.
 
     ``top``: a share or number of captions (10%, or with ``threshold``, the least Total, all), of each group if ``group_by`` names a field. Of two images
-    alike by ``max_similarity`` (cosine) or more only the better is kept; ``clusters`` of images that are alike take turns. Pairs that
-    people marked (:mod:`synthvlm.marks`) are in or out before all that, unless ``ignore_marks``. Raises RunError if nothing is scored yet
+    alike by ``max_similarity`` (cosine) or more only the better is kept; ``clusters`` of images that are alike take turns. ``limits``
+    (column → ``MIN..MAX`` or ``off``) keep pairs from being chosen; safety scorers bring their own. Pairs that people marked
+    (:mod:`synthvlm.marks`) are in or out before all but the limits, unless ``ignore_marks``. Raises RunError if nothing is scored yet
     or a weight names no column.
     """
     columns = numbers(scores)
     warnings = cards.check(run, scores)
-    ranking = ranked(scores, weights, top, threshold, group_by, normalise)
+    ranking = ranked(scores, weights, top, threshold, group_by, normalise, limits)
     diverse = diversity.Diversity(max_similarity, clusters)
     vectors = diverse.check(scores)
     with run.store.lock(f"selecting {name}", wait=60), opened(run) as (db, scratch):
@@ -104,7 +110,7 @@ def select(
             raise RunError(f"{run.root} has no scored pairs yet", "run: synthvlm score RUN")
         reaching = db.execute("SELECT count(*) FROM standing").fetchall()[0][0]
         marked = marks.honour(run, db, image_stage(run, scores), ranking, ignore_marks)
-        _refuse_nothing(run, db, threshold, reaching)
+        _refuse_nothing(run, db, ranking, reaching)
         told = diverse.apply(run, db, vectors, scratch) if vectors else None
         db.execute(f"CREATE TABLE selected AS SELECT * FROM ({marks.chosen_sql(db, 'cluster' if clusters else None)})")
         summary = {
@@ -117,6 +123,7 @@ def select(
                 "threshold": threshold,
                 "group_by": group_by,
                 "normalise": normalise,
+                "limits": {c: list(limit) for c, limit in ranking.limits.items()},
                 "max_similarity": max_similarity,
                 "clusters": clusters,
             },
@@ -135,6 +142,7 @@ def select(
             "terms": {c: _term(db, c, ranking) for c in ranking.weights},
         }
         summary |= {"warnings": warnings} if warnings else {}
+        summary |= {"outside_limits": _outside(db, ranking)} if ranking.limits else {}
         summary |= {"groups": _groups(db)} if group_by else {}
         summary |= {"diversity": told} if told else {}
         summary |= {"marks": marked} if any(marked.values()) else {}
@@ -143,15 +151,18 @@ def select(
     return summary
 
 
-def _refuse_nothing(run: RunDirectory, db: Any, threshold: float | None, reaching: int) -> None:
+def _refuse_nothing(run: RunDirectory, db: Any, ranking: Ranking, reaching: int) -> None:
     """Raise RunError, with what to do about it, if there is nothing to select; ``reaching``: pairs that marks aside could be."""
     if db.execute("SELECT (SELECT count(*) FROM standing) + (SELECT count(*) FROM kept)").fetchall()[0][0]:
         return
     if reaching:
         raise RunError("every pair that could be selected is marked drop", "select without the marks: --ignore-marks")
-    highest = db.execute("SELECT max(total) FROM scored WHERE stored").fetchall()[0][0]
+    highest = db.execute(f"SELECT max(total) FROM scored WHERE stored AND {ranking.allows}").fetchall()[0][0]
+    if ranking.limits and highest is None and db.execute("SELECT bool_or(stored) FROM scored").fetchall()[0][0]:
+        held = ", ".join(f"{c} {words(*limit)}" for c, limit in ranking.limits.items())
+        raise RunError(f"no pair is within the limits ({held})", "set others: --within COLUMN=MIN..MAX, or off")
     if highest is not None:
-        raise RunError(f"no pair reaches a total of {threshold:g}: the best has {highest:.4g}", "set a lower --threshold")
+        raise RunError(f"no pair reaches a total of {ranking.threshold:g}: the best has {highest:.4g}", "set a lower --threshold")
     raise RunError(
         f"{run.root} has scores, but no pixels of the images that they belong to",
         "make them again: synthvlm regenerate RUN ID …, or all: synthvlm generate RUN --model MODEL",
@@ -164,6 +175,11 @@ def means(db: Any, table: str, columns: Sequence[str]) -> dict[str, Any]:
     # Rounded where the order of summation, which threads decide, would show.
     parts = ", ".join(f"round(avg({c}), {DIGITS}) AS {c}, coalesce(round(stddev_samp({c}), {DIGITS}), 0) AS {sd}" for c, sd in named)
     return fetch(db, f"SELECT count(*) AS samples, {parts} FROM {table}")[0]
+
+
+def _outside(db: Any, ranking: Ranking) -> int:
+    """Count the scored pairs that the limits keep from being chosen."""
+    return db.execute(f"SELECT count(*) FILTER (NOT coalesce({ranking.allows}, false)) FROM scored").fetchall()[0][0]
 
 
 def _not_stored(db: Any, ranking: Ranking) -> int:

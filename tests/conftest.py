@@ -16,7 +16,7 @@ FAULTY = str(Path(__file__).parent / "faulty")
 
 
 @pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> str:
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Make the test models installed, so to speak."""
     monkeypatch.syspath_prepend(FAULTY)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in (FAULTY, os.environ.get("PYTHONPATH")) if p))

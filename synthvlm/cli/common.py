@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -145,12 +145,20 @@ select_options = _together(
     click.option("--threshold", type=float, help="Keep only pairs of at least this total."),
     click.option("--group-by", metavar="FIELD", help="source, or a field of the input: --top is then each group's."),
     click.option("--normalise", type=click.Choice(["none", "rank"]), help="rank: a score counts by its percent rank. [none]"),
+    click.option("--within", "limits", multiple=True, metavar="SCORE=MIN..MAX|off", help="Choose only pairs within it (nsfw=..0.3)."),
     click.option(
         "--max-similarity", type=click.FloatRange(0, 1, min_open=True), help="Of two images with this cosine or more keep the better."
     ),
     click.option("--clusters", type=click.IntRange(1), help="Group the images by likeness into so many clusters, which take turns."),
 )
 SELECTION = ("top", "threshold", "group_by", "normalise", "max_similarity", "clusters")
+
+
+def selection(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a selection that the flags give."""
+    limits = rules(flags.get("limits") or (), "--within")
+    return given(weights=weights(flags.get("weights") or ()), limits=limits or None, **{f: flags.get(f) for f in SELECTION})
+
 
 execution_options = _together(
     click.option("--gpus", help="Which GPUs: 0-7, or 0,2,5. [all]"),
@@ -183,7 +191,7 @@ INPUT = {
 }
 
 
-def key_values(pairs: tuple[str, ...], what: str) -> dict[str, str]:
+def key_values(pairs: Sequence[str], what: str) -> dict[str, str]:
     """Turn KEY=VALUE pairs into a dict; raises OptionError for anything else."""
     out = {}
     for pair in pairs:
@@ -194,11 +202,11 @@ def key_values(pairs: tuple[str, ...], what: str) -> dict[str, str]:
     return out
 
 
-def rules(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return the limits that --rule COLUMN=MIN..MAX|off sets. Raises OptionError for what is no limit."""
+def rules(pairs: Sequence[str], flag: str = "--rule") -> dict[str, str]:
+    """Return the limits that FLAG COLUMN=MIN..MAX|off sets. Raises OptionError for what is no limit."""
     from synthvlm.curating.rules import parse
 
-    limits = key_values(pairs, "--rule")
+    limits = key_values(pairs, flag)
     for column, limit in limits.items():
         parse(column, limit)
     return limits

@@ -41,4 +41,6 @@ def command(run_dir: str, against: str, images: str | None, distance: int | None
         click.echo(f"  {e['what']} {which} ({e['value']:g}): {' '.join((e['caption'] or '').split())[:100]}")
     if result["hits"].get("caption"):
         click.echo(f"to leave the captions out: synthvlm curate {run.root} --against {against}", err=True)
+    if result["hits"].get("image"):
+        click.echo(f"synthvlm select {run.root} and exports leave these images out; --within phash_distance=off takes them", err=True)
     click.echo(f"All of them: {run.root}/decontamination/{name}.parquet", err=True)

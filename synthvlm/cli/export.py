@@ -25,7 +25,7 @@ from synthvlm.exporting.formats import FORMATS
     "--instructions", default="llava", show_default=True, metavar="NAME|FILE", help="Wordings of human turns, for llava and llamafactory."
 )
 @click.option(
-    "--limit",
+    "--within",
     "limits",
     multiple=True,
     metavar="SCORE=MIN..MAX|off",
@@ -59,7 +59,7 @@ def command(run_dir: str, formats: tuple[str, ...], push: str | None, dry: bool,
         "selection": flags["selection"],
         "captions": list(flags["stages"]) or flags["captions"] or None,
         "keep_original": not flags["no_original"],
-        "limits": common.key_values(flags["limits"], "--limit"),
+        "limits": common.key_values(flags["limits"], "--within"),
         **{k: flags[k] for k in ("out", "instructions", "shard", "licence", "title")},
     }
     run = Run.open(run_dir)

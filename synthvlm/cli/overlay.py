@@ -45,7 +45,8 @@ def overlay(recipe: Any, captions: str | None, out: str | None, flags: dict[str,
         elif verb == "score":
             merge_scorers(settings, flags, scorer_options, data)
         elif verb == "select":
-            settings |= common.given(weights=common.weights(flags.get("weights", ())), **{f: flags.get(f) for f in common.SELECTION})
+            asked = common.selection(flags)
+            settings |= asked | ({"limits": settings.get("limits", {}) | asked["limits"]} if "limits" in asked else {})
         elif verb == "export":
             settings |= common.given(formats=list(flags.get("export_formats") or ()) or None)
     _with_safety(data["steps"])
@@ -53,9 +54,9 @@ def overlay(recipe: Any, captions: str | None, out: str | None, flags: dict[str,
 
 
 def _with_safety(steps: list[dict[str, Any]]) -> None:
-    """Have images looked at by the safety model that the machine's owner names, before they are exported; its limit then keeps some out."""
+    """Have images looked at by the safety model that the machine's owner names, before any is chosen; its limit then keeps some out."""
     model = os.environ.get(SAFETY)
-    at = next((n for n, s in enumerate(steps) if "export" in s), None)
+    at = next((n for n, s in enumerate(steps) if "select" in s or "export" in s), None)
     asked = any("nsfw" in (s.get("score", {}).get("scorers") or {}) for s in steps)
     if model and at is not None and not asked and any("generate" in s for s in steps):
         steps.insert(at, {"score": {"scorers": {"nsfw": {"checkpoint": model}}, "name": "nsfw"}})

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from synthvlm.cli import common
+from synthvlm.cli import checks, common
 
 _BYTES_PER_PIXEL = {"jpeg": 0.4, "png": 1.6, "webp": 1.1}
 """Of photographs, roughly: JPEG 95 at 4:4:4, PNG, lossless WebP."""
@@ -21,6 +21,15 @@ _BYTES_PER_PIXEL = {"jpeg": 0.4, "png": 1.6, "webp": 1.1}
 @click.option("--out", metavar="RUN", help="The run's folder.")
 @click.option("--seed", type=click.IntRange(0))
 @click.option("--fetch", is_flag=True, help="Download what is missing now.")
+@click.option(
+    "--calibrate",
+    type=click.IntRange(1),
+    is_flag=False,
+    flag_value=16,
+    metavar="[N]",
+    help="Take N samples (16) through the line, in a temporary folder, and tell hours, disk and yield of all.",
+)
+@click.option("--price", type=click.FloatRange(0), help="With --calibrate: of a GPU, by the hour.")
 @common.input_options
 @common.image_input_options
 @common.either_options
@@ -28,8 +37,10 @@ _BYTES_PER_PIXEL = {"jpeg": 0.4, "png": 1.6, "webp": 1.1}
 @common.score_options
 @common.select_options
 @common.execution_options
-def command(captions: str | None, recipe_path: str | None, out: str | None, fetch: bool, **flags: Any) -> None:
-    """Check recipe, input, plugins, checkpoints and disk. Nothing runs and no run is made."""
+def command(
+    captions: str | None, recipe_path: str | None, out: str | None, fetch: bool, calibrate: int | None, price: float | None, **flags: Any
+) -> None:
+    """Check recipe, input, plugins, checkpoints and disk. Nothing runs (but for --calibrate) and no run is made."""
     from synthvlm import recipe
     from synthvlm.cli import line, overlay, recaption
 
@@ -40,7 +51,7 @@ def command(captions: str | None, recipe_path: str | None, out: str | None, fetc
     else:
         whole = line.with_defaults(overlay.overlay(base or recipe.builtin("synth"), captions, out, flags), flags["model"])
     click.echo("Recipe:\n" + "".join(f"  {x}\n" for x in whole.to_yaml().splitlines()))
-    problems = _check(whole, flags, fetch)
+    problems = _check(whole, flags, fetch, calibrate, price)
     for p in problems:
         click.secho(f"  problem: {p}", fg="red")
     if problems:
@@ -48,8 +59,9 @@ def command(captions: str | None, recipe_path: str | None, out: str | None, fetc
     click.echo("Everything that can be checked beforehand is in order.")
 
 
-def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
+def _check(whole: Any, flags: dict[str, Any], fetch: bool, calibrate: int | None, price: float | None) -> list[str]:
     """Print what is found; return the problems."""
+    from synthvlm.cli import estimate
     from synthvlm.errors import SynthVLMError
     from synthvlm.pipeline import Run
 
@@ -65,6 +77,8 @@ def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
                 run.add(whole.input.path, **whole.reader)
                 r = run.results["add"]
                 click.echo(f"Input: {r.added:,} captions in {whole.input.path}, {r.rejected:,} unusable, {r.duplicates:,} double ids")
+                if said := checks.lengths(run):
+                    click.echo(said)
         except SynthVLMError as error:
             problems.append(str(error))
         devices = execution.resolved_devices()
@@ -74,9 +88,24 @@ def _check(whole: Any, flags: dict[str, Any], fetch: bool) -> list[str]:
             _curate(run, whole, execution, fetch)
             problems += _generate(run, whole, execution, fetch)
             _caption(run, whole, execution, fetch)
+            if calibrate and not problems:
+                estimate.tell(whole, calibrate, run.sample_count(), _kept(run, whole), common.execution(flags), price)
         except SynthVLMError as error:
             problems.append(str(error))
     return problems
+
+
+def _kept(run: Any, whole: Any) -> float | None:
+    """Return the share of the captions that curation keeps, where finding out is cheap."""
+    from synthvlm.plugins import discover
+    from synthvlm.preparing import wants_device
+
+    step = whole.first("curate")
+    if step is None or any(wants_device(discover(), s) for s in (step.scorers or {"text": {}})):
+        return None
+    click.echo("Curating all captions, to know how many are left …", err=True)
+    curated = run.curate(**step.settings()).results["curate"]
+    return curated["kept"] / max(1, curated["captions"])
 
 
 def _images(run: Any, whole: Any) -> None:
@@ -102,12 +131,12 @@ def _generate(run: Any, whole: Any, execution: Any, fetch: bool) -> list[str]:
         return []
     settings = {"preset": g.preset, "repeat": g.repeat, "image_format": g.image_format, "quality": g.quality, "name": g.name}
     made = prepare_generate(run, g.model, options=g.options, execution=execution, fetch=fetch, **settings)
-    _tell(made)
+    _tell(made, execution)
     problems = _disk(whole.out, made.stage, run.sample_count(), g)
     if _is_run(whole.out):
         prepare_generate(Run.open(whole.out), g.model, options=g.options, execution=execution, fetch=fetch, dry=True, **settings)
     if s is not None:
-        _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch))
+        _tell(prepare_score(run, made.stage.name, s.scorers, name=s.name, execution=execution, fetch=fetch), execution)
     return problems
 
 
@@ -117,7 +146,7 @@ def _curate(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
 
     for step in whole.all("curate"):
         for name, options in (step.with_blocklists() or {"text": {}}).items():
-            _tell(prepare_measure(run, name, options, execution=execution, fetch=fetch))
+            _tell(prepare_measure(run, name, options, execution=execution, fetch=fetch), execution)
 
 
 def _caption(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
@@ -146,7 +175,7 @@ def _caption(run: Any, whole: Any, execution: Any, fetch: bool) -> None:
                 **settings,
             )
             if one is subject:
-                _tell(found)
+                _tell(found, execution)
                 captions, each = captions + one.tally(found.stage)["wanted"], each + len(found.stage.perspectives)
     if captions:
         click.echo(f"Captions: {captions:,} ({each} per image)")
@@ -172,11 +201,15 @@ def _folder(whole: Any) -> list[str]:
     return [f"{whole.out} is not empty and holds no run\n  choose a new folder with --out"]
 
 
-def _tell(prepared: Any) -> None:
+def _tell(prepared: Any, execution: Any) -> None:
     stage = prepared.stage
     for plugin in stage.plugins:
         found = "; ".join(f"{n}: {c['asked']} at {c['revision'][:24]}" for n, c in plugin["checkpoints"].items())
         click.echo(f"{stage.kind} by {plugin['name']} ({plugin['distribution']} {plugin['version']}) {found}")
+        if bound := checks.licences(plugin):
+            click.echo(f"  {bound}")
+    for line in checks.memory(prepared, execution.resolved_devices()[0]):
+        click.echo(f"  {line}")
 
 
 def _disk(out: str | None, stage: Any, samples: int, step: Any) -> list[str]:

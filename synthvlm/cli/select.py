@@ -28,7 +28,7 @@ def command(run_dir: str, scores: tuple[str, ...], name: str, ignore_marks: bool
     from synthvlm.pipeline import Run
 
     run = Run.open(run_dir)
-    settings = common.given(weights=common.weights(flags["weights"]), **{f: flags[f] for f in common.SELECTION})
+    settings = common.selection(flags)
     if sweep:
         diverse = [f for f in ("max_similarity", "clusters") if f in settings]
         if diverse:

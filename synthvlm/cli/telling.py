@@ -68,6 +68,8 @@ def tell_tally(verb: str, result: dict[str, Any]) -> None:
 
 def tell_selection(summary: dict[str, Any]) -> None:
     """Print the paper's table for the run: before, best of each caption, selected."""
+    from synthvlm.curating.rules import words
+
     columns = [c for c in summary["weights"] if summary["weights"][c]]
     sets = [(name, f"{m['samples']:,}", *(_mean(m[c]) for c in [*columns, "total"])) for name, m in summary["sets"].items()]
     table("Set", ["Samples", *columns, "total"], sets)
@@ -81,6 +83,9 @@ def tell_selection(summary: dict[str, Any]) -> None:
         for c, t in summary["terms"].items()
     )
     click.echo(f"Selected {summary['selected']:,} of {summary['captions']:,} captions (top {summary['top']}). {terms}")
+    if summary.get("outside_limits"):
+        held = ", ".join(f"{c} {words(*limit)}" for c, limit in summary["asked"]["limits"].items())
+        click.echo(f"  {summary['outside_limits']:,} of {summary['pairs']:,} pairs could not be chosen: only those with {held} can")
     if alike := summary.get("diversity"):
         clusters = f"; {alike['clusters']:,} clusters took turns" if "clusters" in alike else ""
         click.echo(f"  {alike['near_duplicates']:,} of {alike['looked_at']:,} images left out as nearly those of better pairs{clusters}")
@@ -97,7 +102,10 @@ def tell_selection(summary: dict[str, Any]) -> None:
 def _marks(marked: dict[str, int]) -> str:
     if "ignored" in marked:
         return f"{marked['ignored']:,} marks were ignored"
-    why = {"of_other_images": "are of images that the run no longer has", "without_score_or_pixels": "are of images without score or pixels"}
+    why = {
+        "of_other_images": "are of images that the run no longer has",
+        "without_score_or_pixels": "are of images without score or pixels, or outside of a limit",
+    }
     others = "".join(f"; {marked[k]:,} {text}" for k, text in why.items() if marked.get(k))
     return f"marks: {marked['keep']:,} pairs in by a mark, {marked['drop']:,} out{others}"
 

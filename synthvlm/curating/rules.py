@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthvlm.errors import OptionError
+from synthvlm.scorers.decontamination import LEAST
 from synthvlm.sql import identifier, quote
 
 Limit = tuple[float | None, float | None]
@@ -40,7 +41,7 @@ LIMITS: Mapping[str, Limit] = {
     "personal": (None, 0),
     "judge": (0.5, None),
     "overlap": (None, 0),
-    "phash_distance": (9, None),
+    "phash_distance": (LEAST, None),
 }
 """Column → limits, in the order in which a caption's first reason is looked for. A column that is not measured drops nothing."""
 SHARE_OF_PAIRS = "40%"

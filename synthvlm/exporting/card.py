@@ -224,12 +224,14 @@ def _safety(work: Work, curated: Mapping[str, Any] | None) -> list[str]:
     for column, what in _TEXT_SAFETY.items():
         used = column in limits
         lines.append(f"Captions: {what} was used; it dropped {dropped.get(column, 0):,}." if used else f"Captions: {what} was not used.")
-    used = [c for c in _BENCHMARKS if c in limits]
+    used = [c for c in _BENCHMARKS if c in {**limits, **work.limits}]
     if used:
-        lines.append(f"Benchmarks: decontaminated ({', '.join(used)}); {sum(dropped.get(c, 0) for c in used):,} dropped.")
+        gone = sum(dropped.get(c, 0) + work.dropped.get(c, 0) for c in used)
+        lines.append(f"Benchmarks: decontaminated ({', '.join(used)}); {gone:,} dropped, beside what was never chosen.")
     else:
         lines.append("Benchmarks: not decontaminated; captions or images may stand in benchmarks too.")
     cards = {c: (s, card) for s in score_stages(work.run, work.source) for c, card in s.cards.items() if card.get("limit")}
+    cards = {c: found for c, found in cards.items() if c not in _BENCHMARKS}
     for column, (stage, card) in cards.items():
         models = ", ".join(pinned(c) for p in stage.plugins for c in p.get("checkpoints", {}).values()) or stage.name
         if column in work.limits:

@@ -184,7 +184,7 @@ def _apply_limits(work: Work) -> None:
         if column not in work.columns:
             stage = next((s for s in score_stages(work.run, work.source) if column in s.columns), None)
             if stage is None:
-                raise OptionError(f"--limit {column}: no score of these images has that name", "see the columns in: synthvlm status RUN")
+                raise OptionError(f"--within {column}: no score of these images has that name", "see the columns in: synthvlm status RUN")
             measured = f"(SELECT * FROM {work.run.table_sql(stage)} WHERE error IS NULL)"
         name = identifier(column)
         sides = [f"{name} < {least!r}"] if least is not None else []
@@ -194,18 +194,12 @@ def _apply_limits(work: Work) -> None:
             WHERE located.row = o.row AND located.candidate = o.candidate""").fetchall()[0]
     if not db.execute("SELECT count(*) FROM located").fetchall()[0][0]:
         told = ", ".join(f"{n:,} by {c}" for c, n in work.dropped.items())
-        raise RunError(f"nothing of {work.subject} is left to export: {told} were kept out", "see --limit COLUMN=MIN..MAX|off")
+        raise RunError(f"nothing of {work.subject} is left to export: {told} were kept out", "see --within COLUMN=MIN..MAX|off")
 
 
 def score_stages(run: RunDirectory, source: str) -> list[Stage]:
     """Return the score stages over the images of ``source`` (``samples`` or an image stage)."""
     return [s for s in map(run.stage, run.stage_names()) if s.kind == "score" and s.reads.get("image") == source]
-
-
-def own_limits(run: RunDirectory, source: str) -> dict[str, tuple[float | None, float | None]]:
-    """Return the limits that scores of the images carry on their cards: those of safety scorers do."""
-    cards = {c: card["limit"] for s in score_stages(run, source) for c, card in s.cards.items() if card.get("limit")}
-    return {column: (least, most) for column, (least, most) in cards.items()}
 
 
 def _number(work: Work) -> None:

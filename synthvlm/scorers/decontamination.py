@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _TEXTS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
 _LONGEST_TEXT = 20_000
 """Characters; what is longer in a field is an encoded image."""
+LEAST = 9
+"""Bits of 64 from which two images are different ones; below, scaling and compression explain it."""
 _HASH_SIDE, _SCALED = 8, 32
 _REQUIRED = cast(Any, dataclasses.MISSING)
 
@@ -127,7 +129,9 @@ class HashScorer:
             raise InputError(f"{options.against}: no image in it", "give a folder of benchmark images")
         self._known = np.unique(np.array(found, np.uint64))
         metric = "Hamming distance of 64-bit DCT hashes to the nearest benchmark image (Zauner 2010), mirrored ones included"
-        self.cards: Mapping[str, Mapping[str, Any]] = {"phash_distance": {"metric": metric, "images": len(found) // 2}}
+        self.cards: Mapping[str, Mapping[str, Any]] = {
+            "phash_distance": {"metric": metric, "images": len(found) // 2, "limit": [LEAST, None]}
+        }
 
     def score(self, batch: Sequence[ScoreRequest]) -> Iterable[Mapping[str, float] | Failed]:
         """Return the distance of each image."""

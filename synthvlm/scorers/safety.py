@@ -2,7 +2,7 @@
 
 No such model ships with SynthVLM, since what is unsafe is for the publisher to say: ``-o nsfw.checkpoint=`` names one (any checkpoint that
 transformers' ``AutoModelForImageClassification`` loads). The column carries a limit on its card: images above it are measured and kept, and
-left out of exports (``--limit nsfw=..0.3`` sets another one).
+left out of exports (``--within nsfw=..0.3`` sets another one).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from synthvlm.errors import OptionError, RunError
@@ -27,6 +27,16 @@ class Ranking:
     """``source`` (the file that a caption was read from), ``meta.FIELD`` or FIELD: ``top`` is then each group's."""
     normalise: str = "none"
     """``rank``: a score counts by its percent rank among all candidates, 0 to 1."""
+    limits: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    """Score → the least and the most that it may be for a pair to be chosen."""
+
+    @property
+    def allows(self) -> str:
+        """Return SQL that says whether a pair is within the limits; a score that is missing or no number is not."""
+        sides = [f"isfinite({identifier(c)})" for c in self.limits]
+        sides += [f"{identifier(c)} >= {number(least)}" for c, (least, _) in self.limits.items() if least is not None]
+        sides += [f"{identifier(c)} <= {number(most)}" for c, (_, most) in self.limits.items() if most is not None]
+        return " AND ".join(sides) or "true"
 
     @property
     def reaches(self) -> str:
@@ -43,6 +53,12 @@ class Ranking:
             raise RunError(
                 f"no score stage has the column {unknown[0]!r}",
                 f"there are: {', '.join(columns) or 'none'}; weigh them with --weight NAME=VALUE",
+            )
+        unknown = [c for c in self.limits if c not in columns]
+        if unknown:
+            raise RunError(
+                f"--within {unknown[0]}: the score stages have no such column",
+                f"there are: {', '.join(columns) or 'none'}; name the stage that has it with --scores",
             )
         if self.normalise not in NORMALISE:
             raise OptionError(f"scores cannot be normalised by {self.normalise!r}", f"there are: {', '.join(NORMALISE)}")
@@ -166,12 +182,12 @@ def take_sql(db: Any, source: str, score: str = "total", turns: str | None = Non
 def settle(run: RunDirectory, db: Any, ranking: Ranking, source: str | None = None) -> None:
     """Make ``captions`` (ids and groups), ``quotas``, and the rankings of ``gathered``.
 
-    ``scored``: every pair with its ``total``; ``best``: the best candidate of each caption; ``standing``: the best one whose pixels are
-    stored, and reaches the threshold.
+    ``scored``: every pair with its ``total``; ``best``: the best candidate of each caption within the limits; ``standing``: the best
+    one whose pixels are stored, and reaches the threshold. Quotas count all captions that have a scored pair.
     """
     make_groups(run, db, ranking.group_by)
     rank(db, ranking, source)
-    make_quotas(db, ranking.top, "best")
+    make_quotas(db, ranking.top, "scored" if ranking.limits else "best")
 
 
 def rank(db: Any, ranking: Ranking, source: str | None = None) -> None:
@@ -180,7 +196,7 @@ def rank(db: Any, ranking: Ranking, source: str | None = None) -> None:
     # A score that is no number would be the largest of all in SQL: it must not win.
     total = total_sql(ranking.weights, ranking.normalise)
     db.execute(f"CREATE OR REPLACE VIEW scored AS SELECT * FROM (SELECT *, {total} AS total FROM {source}) WHERE isfinite(total)")
-    db.execute(f"CREATE OR REPLACE TABLE best AS {best_sql('total', 'scored')}")
+    db.execute(f"CREATE OR REPLACE TABLE best AS {best_sql('total', f'(SELECT * FROM scored WHERE {ranking.allows})')}")
     stored = db.execute("SELECT bool_and(stored) FROM scored").fetchall()[0][0]
-    source = "best" if stored in (True, None) else f"({best_sql('total', '(SELECT * FROM scored WHERE stored)')})"
+    source = "best" if stored in (True, None) else f"({best_sql('total', f'(SELECT * FROM scored WHERE stored AND {ranking.allows})')})"
     db.execute(f"CREATE OR REPLACE TABLE standing AS SELECT * FROM {source} WHERE {ranking.reaches}")

@@ -65,12 +65,15 @@ class Trial:
         record = self.record
         weights = {c: w for c, w in (record["weights"] if record else default_weights(columns)).items() if c in columns}
         asked = record.get("asked", {}) if record else {}
+        own = {c: limit for stage in self.catalogue.shape.scores for c, limit in stage.limits.items()}
+        limits: Mapping[str, Any] = asked.get("limits", {}) if record else own
         return {
             "weights": weights or {columns[0]: 1.0},
             "top": record["top"] if record else TOP,
             "selection": self.selection if record else None,
             "columns": columns,
-            "asked": {k: v for k, v in asked.items() if v not in (None, "none")},
+            "asked": {k: v for k, v in asked.items() if v not in (None, "none") and k != "limits"},
+            "limits": {c: (least, most) for c, (least, most) in limits.items() if c in columns},
         }
 
     def read_marks(self) -> None:
@@ -143,7 +146,8 @@ class Trial:
     def _choose(self, start: Mapping[str, Any], settings: Settings) -> None:
         """Make ``chosen``, by the rule of ``select``."""
         db, asked = self._db, start["asked"]
-        ranking = Ranking(dict(settings.weights), settings.top, settings.threshold, asked.get("group_by"), asked.get("normalise", "none"))
+        group_by, normalise = asked.get("group_by"), asked.get("normalise", "none")
+        ranking = Ranking(dict(settings.weights), settings.top, settings.threshold, group_by, normalise, start["limits"])
         ranking.check(self.catalogue.shape.weighable)
         if not ranking.weights:
             raise OptionError("no score has a weight", "give at least one")
@@ -151,7 +155,7 @@ class Trial:
             self._ranked = None
             rank(db, ranking, normalised(db, ranking.weights, ranking.normalise))
             self._ranked = (settings.weights, settings.threshold)
-        make_quotas(db, ranking.top, "best")
+        make_quotas(db, ranking.top, "scored" if ranking.limits else "best")
         if any(marks.act(db, ranking).values()):
             self._ranked = None  # marks have changed its tables
         empty = not db.execute("SELECT count(*) FROM quotas").fetchall()[0][0]
@@ -184,4 +188,6 @@ class Trial:
         asked = start["asked"] | ({"threshold": settings.threshold} if settings.threshold is not None else {})
         for option, value in asked.items():
             words += [f"--{option.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+        for column, (least, most) in start["limits"].items():
+            words += ["--within", f"{column}={'' if least is None else f'{least:g}'}..{'' if most is None else f'{most:g}'}"]
         return shlex.join([*words, *(["--as", self.selection] if self.selection != "default" else [])])

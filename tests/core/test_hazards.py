@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from synthvlm import parts
+from synthvlm import execution, parts
 from synthvlm.pipeline import Run
 from tests import rows
 
@@ -127,3 +127,12 @@ def test_another_version_of_a_library_is_told_and_goes_on(tmp_path, write_captio
     assert len(told) == 1
     assert "and this is 99.0" in told[0]
     assert run.results["generate"]["made"] == 2
+
+
+@pytest.mark.parametrize(("made", "here", "told"), [("2.9.0+cu130", "2.9.0", 0), ("2.9.0+cu130", "2.9.0+cpu", 1), ("2.9.0", "2.10.0", 1)])
+def test_another_version_is_told_and_another_way_to_name_it_is_not(tmp_path, write_captions, faulty, monkeypatch, made, here, told):
+    run = Run.create(tmp_path / "run", write_captions(["a", "b"])).generate("cheap")
+    monkeypatch.setattr(execution.parts, "part_info", lambda *_: {"versions": {"torch": made}})
+    monkeypatch.setattr(execution.importlib.metadata, "version", lambda _: here)
+    lines = execution._other_versions(run, run.stage("cheap"))
+    assert len(lines) == told and all(f"begun with torch {made}, and this is {here}" in x for x in lines)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from synthvlm import compact as compacting
 from synthvlm import parts
 from synthvlm.compact import compact
 from synthvlm.errors import RunMismatch
@@ -221,6 +223,38 @@ def test_compaction_changes_no_row_and_no_pixel(tmp_path, write_captions):
     count = counted(run)
     run.generate("cheap")
     assert count.rows == 0
+
+
+def test_parts_are_merged_while_more_are_made_and_nothing_changes(tmp_path, write_captions, monkeypatch):
+    captions = write_captions([f"caption {n}" for n in range(96)])
+    calm = Run.create(tmp_path / "calm", captions).generate("cheap", repeat=2)
+    merged: list[str] = []
+    merge = compacting.merge
+
+    def counting(*given):
+        merged.append(threading.current_thread().name)
+        return merge(*given)
+
+    monkeypatch.setattr(compacting, "merge", counting)
+    monkeypatch.setattr(compacting, "PAUSE", 0.0)
+    monkeypatch.setattr(compacting, "MEANWHILE_PARTS", 2)
+    run = Run.create(tmp_path / "run", captions).using(commit_seconds=0.01, devices=["cpu", "cpu"], threads=1)
+    run.generate("cheap", repeat=2, seconds=0.05)
+    assert merged.count("compact") > 1, "beside the work"
+    assert rows.table(run, "cheap") == rows.table(calm, "cheap") and rows.pixels(run, "cheap") == rows.pixels(calm, "cheap")
+    assert len(parts.list_parts(run.store, "cheap")) == 1
+
+
+def test_large_parts_are_left_as_they_are(tmp_path, write_captions, monkeypatch):
+    run = Run.create(tmp_path / "run", write_captions([f"caption {n}" for n in range(64)])).generate("cheap")
+    (large,) = parts.list_parts(run.store, "cheap")
+    monkeypatch.setattr(compacting, "MAX_ROWS", 100)
+    run.add(write_captions([f"caption {n}" for n in range(160)])).using(commit_seconds=0.01).generate("cheap", seconds=0.02)
+    found = parts.list_parts(run.store, "cheap")
+    assert large in found and len(found) < 6
+    compact(run, run.stage("cheap"), drop_stale=True)
+    assert large not in parts.list_parts(run.store, "cheap"), "leaving rows out takes all of them"
+    assert sum(pq_rows(run, p) for p in parts.list_parts(run.store, "cheap")) == 160
 
 
 def test_a_key_that_stands_twice_counts_once(tmp_path, write_captions):

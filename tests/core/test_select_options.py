@@ -43,7 +43,13 @@ def percent_rank(values: list[float]) -> list[float]:
 
 
 def brute(
-    table: list[Any], groups: Sequence[str | None], weights: dict[str, float], top: Any, threshold: float | None, normalise: str
+    table: list[Any],
+    groups: Sequence[str | None],
+    weights: dict[str, float],
+    top: Any,
+    threshold: float | None,
+    normalise: str,
+    limits: Any,
 ) -> set[tuple[int, int]]:
     """Select by plain Python: (row, candidate) of what is kept."""
     finite = [r for r in table if all(math.isfinite(x) for x, c in ((r[3], "clip"), (r[4], "ssim")) if c in weights)]
@@ -55,6 +61,12 @@ def brute(
     best: dict[int, tuple[float, int]] = {}
     for r, total in zip(finite, totals, strict=True):
         counts.setdefault(groups[r[0]], set()).add(r[0])
+        measured = {"clip": r[3], "ssim": r[4]}
+        if not all(
+            math.isfinite(measured[c]) and (lo is None or measured[c] >= lo) and (hi is None or measured[c] <= hi)
+            for c, (lo, hi) in limits.items()
+        ):
+            continue
         if r[2] and (r[0] not in best or (-total, r[1]) < (-best[r[0]][0], best[r[0]][1])):
             best[r[0]] = (total, r[1])
     kept: set[tuple[int, int]] = set()
@@ -76,10 +88,11 @@ def brute(
     st.sampled_from([None, 0.0, 0.35, 1.2]),
     st.sampled_from(["none", "rank"]),
     st.booleans(),
+    st.sampled_from([{}, {"clip": (0.3, None)}, {"ssim": (None, 0.4)}, {"clip": (0.1, 0.5), "ssim": (0.0, None)}]),
 )
-def test_any_ranking_is_what_brute_force_selects(table, groups, weights, top, threshold, normalise, grouped):
+def test_any_ranking_is_what_brute_force_selects(table, groups, weights, top, threshold, normalise, grouped, limits):
     groups = groups if grouped else [None] * len(IDS)
-    ranking = Ranking(weights, top, threshold, "g" if grouped else None, normalise)
+    ranking = Ranking(weights, top, threshold, "g" if grouped else None, normalise, limits)
     with duckdb.connect() as db:
         columns = list(zip(*table, strict=True))
         schema = pa.schema(
@@ -89,11 +102,13 @@ def test_any_ranking_is_what_brute_force_selects(table, groups, weights, top, th
         db.register("named", pa.table({"row": list(range(len(IDS))), "id": IDS, "grp": pa.array(groups, pa.string())}))
         db.execute("CREATE TABLE gathered AS SELECT * FROM given; CREATE TABLE captions AS SELECT * FROM named")
         rank(db, ranking)
-        make_quotas(db, ranking.top, "best")
+        make_quotas(db, ranking.top, "scored")
         found = (
-            db.execute(f"SELECT row, candidate FROM ({take_sql(db, 'standing')})").fetchall() if db.execute("FROM best").fetchall() else []
+            db.execute(f"SELECT row, candidate FROM ({take_sql(db, 'standing')})").fetchall()
+            if db.execute("FROM scored").fetchall()
+            else []
         )
-    assert set(found) == brute(table, groups, weights, top, threshold, normalise)
+    assert set(found) == brute(table, groups, weights, top, threshold, normalise, limits)
     assert len(found) == len(set(found))
 
 
@@ -139,6 +154,24 @@ def test_a_threshold_alone_keeps_all_that_reach_it(run):
     assert not run.store.exists("selections/none.json")
     with pytest.raises(OptionError, match="--threshold nan"):
         select(run, stages, threshold=math.nan)
+
+
+def test_pairs_outside_of_a_limit_are_not_chosen(run, synthvlm, refused):
+    stages = [run.stage("clip-ssim")]
+    select(run, stages, top="all", name="all")
+    ranked = pq.read_table(run.store.path("selections/all.parquet")).to_pylist()
+    least = sorted(r["clip"] for r in ranked)[12]
+    said = select(run, stages, top="50%", limits={"clip": [least, None]}, name="limited")
+    assert (said["selected"], said["captions"], said["asked"]["limits"]) == (12, 24, {"clip": [least, None]})
+    kept = pq.read_table(run.store.path("selections/limited.parquet")).to_pylist()
+    assert all(r["clip"] >= least for r in kept) and said["outside_limits"] > 0
+    assert (
+        f"pairs could not be chosen: only those with clip at least {least:g} can"
+        in synthvlm("select", run.root, "--within", f"clip={least}..").out
+    )
+    assert "no pair is within the limits (clip at least 99)" in refused("select", run.root, "--within", "clip=99..")
+    assert "--within aesthetic: the score stages have no such column" in refused("select", run.root, "--within", "aesthetic=5..")
+    assert "is not MIN..MAX" in refused("select", run.root, "--within", "clip=5")
 
 
 def test_a_sweep_shows_what_selecting_would_give_and_writes_nothing(run, synthvlm):

@@ -6,6 +6,8 @@ import base64
 import csv
 import io
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ from synthvlm.pipeline import Run
 from synthvlm.sample import ScoreRequest
 from synthvlm.scorers.decontamination import Overlap, PerceptualHash, perceptual_hash
 from synthvlm.scorers.personal import Personal
+from tests.fabricate import captions, fabricate_run
 
 QUESTION = "Which of the animals in the picture is standing behind the wooden fence next to the barn?"
 
@@ -111,6 +114,24 @@ def test_a_run_is_compared_and_curated_against_it(tmp_path, benchmark):
     run.curate({"text": {}, "overlap": {"against": str(benchmark)}, "phash": {"against": str(benchmark)}})
     reasons = {r["id"]: r["reason"] for r in pq.read_table(tmp_path / "run/curation/default.parquet").to_pylist()}
     assert reasons == {"0": "phash_distance", "1": "overlap", "2": "phash_distance"}
+
+
+def test_made_images_that_stand_in_it_are_neither_chosen_nor_exported(tmp_path):
+    fabricate_run(tmp_path / "run", captions(8), repeat=1)
+    run = Run.open(tmp_path / "run")
+    folder = Path(run.select(top="all").export("jsonl").results["export"]["jsonl"]["out"])
+    benchmark = tmp_path / "benchmark"
+    shutil.copytree(folder / "images", benchmark, ignore=lambda _, names: sorted(names)[2:])
+    found = decontaminate(run, str(benchmark), images=run.image_stage())["hits"]["image"]
+    assert 2 <= found < 8
+    hits = {h["id"] for h in pq.read_table(tmp_path / "run/decontamination/default.parquet").to_pylist()}
+    kept = run.export("jsonl", out=tmp_path / "kept").results["export"]["jsonl"]
+    assert kept["limited"] == {"phash_distance": found}, "of what was selected before"
+    assert "Benchmarks: decontaminated (phash_distance)" in (tmp_path / "kept/README.md").read_text()
+    said = run.select(top="all").results["select"]
+    chosen = {r["id"] for r in pq.read_table(tmp_path / "run/selections/default.parquet").to_pylist()}
+    assert (said["selected"], said["outside_limits"]) == (8 - found, found) and not chosen & hits
+    assert run.select(top="all", limits={"phash_distance": "off"}).results["select"]["selected"] == 8
 
 
 @pytest.mark.parametrize(

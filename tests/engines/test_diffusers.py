@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,17 @@ from synthvlm.sample import Failed, GeneratedImage, ImageRequest
 from tests.tiny import SIDE, tiny_flux, tiny_sdxl
 
 # torch 2.13 and numpy 2: the scheduler's np.array(tensor) warns in numpy's name.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+]
 
 MINI = Path(__file__).parents[2] / "plugins" / "synthvlm_mini" / "weights" / "generator"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_sdxl(tmp_path_factory.mktemp("sdxl"))
+    return tiny_sdxl(tmp_path_factory.mktemp("checkpoints") / "sdxl")
 
 
 def request(caption: str, seed: int = 0) -> ImageRequest:

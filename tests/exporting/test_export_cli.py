@@ -41,15 +41,15 @@ def test_several_formats_with_their_settings(run: RunDirectory, capsys: pytest.C
 
 
 def test_a_limit_keeps_images_out(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = said(capsys, run.root, "--format", "jsonl", "--out", str(tmp_path / "out"), "--limit", "clip=0.33..")
+    code, out, err = said(capsys, run.root, "--format", "jsonl", "--out", str(tmp_path / "out"), "--within", "clip=0.33..")
     kept = [json.loads(x) for x in (tmp_path / "out" / "pairs.jsonl").read_text().splitlines()]
     assert code == 0 and 0 < len(kept) < 12 and all(r["clip"] >= 0.33 for r in kept)
     assert f"{len(kept)} images in" in out and f"{12 - len(kept)} more were kept out by the limit on clip" in err
     assert f"| kept out by the limit on clip | {12 - len(kept)} |" in (tmp_path / "out" / "README.md").read_text()
     for flags, message in (
-        (("--limit", "nothing=..1"), "no score of these images"),
-        (("--limit", "clip=a..b"), "is not MIN..MAX"),
-        (("--limit", "clip=2.."), "is left"),
+        (("--within", "nothing=..1"), "no score of these images"),
+        (("--within", "clip=a..b"), "is not MIN..MAX"),
+        (("--within", "clip=2.."), "is left"),
     ):
         code, _, err = said(capsys, run.root, *flags)
         assert code == 2 and message in err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,13 @@ from synthvlm.plugins import Registry
 from synthvlm.sample import GeneratedImage, ImageRequest
 from tests.tiny import SIDE, tiny_sdxl, tiny_sdxl_refiner
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+]
 
 CAPTIONS = ["a cat", "a dog (large) on a mat + rain", "", "the red house by a lake at night"]
 LONG = "a dog and a cat sit on a mat near the red house by a lake, and then the rain begins to fall on the roof and on the trees behind"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -130,8 +130,8 @@ def test_with_a_model_at_hand_synth_uses_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(overlay.SAFETY, "/models/nsfw")
     steps = overlay.overlay(builtin("synth"), None, None, {}).steps
     verbs = [s.verb for s in steps]
-    assert verbs.count("score") == 2 and verbs.index("export") - 1 == len(verbs) - 1 - verbs[::-1].index("score")
-    assert steps[verbs.index("export") - 1].settings.scorers == {"nsfw": {"checkpoint": "/models/nsfw"}}
+    assert verbs.count("score") == 2 and verbs[verbs.index("select") - 1] == "score"
+    assert steps[verbs.index("select") - 1].settings.scorers == {"nsfw": {"checkpoint": "/models/nsfw"}}
     asked = overlay.overlay(builtin("synth"), None, None, {"scorers": ("clip", "nsfw"), "options": ("nsfw.checkpoint=/x",)}).steps
     assert [s.verb for s in asked].count("score") == 1
 

@@ -159,19 +159,31 @@ def test_the_command_tells_of_marks(run: Run):
     assert json.loads(done.output)["marks"] == {"keep": 0, "drop": 0, "ignored": 1}
 
 
+def test_a_limit_holds_for_kept_pairs_too(run: Run):
+    worst = ranking(run)[-1]
+    mark(run, (*worst, "keep"))
+    (clip,) = [r["clip"] for r in pq.read_table(f"{run.root}/selections/all.parquet").to_pylist() if (r["id"], r["candidate"]) == worst]
+    assert worst in chosen(run.select(top=6))
+    said = run.select(top=6, limits={"clip": [clip + 1e-6, None]}).results["select"]
+    assert worst not in chosen(run) and said["marks"] == {"keep": 0, "drop": 0, "without_score_or_pixels": 1, "of_other_images": 0}
+
+
+@pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("top", ["20%", "7", "all"])
 @pytest.mark.parametrize("ssim", [0.0, 0.5, 3.0])
-def test_a_trial_chooses_what_select_does(run: Run, ssim: float, top: str):
+def test_a_trial_chooses_what_select_does(run: Run, ssim: float, top: str, limited: bool):
     best = ranking(run)
+    clips = sorted(r["clip"] for r in pq.read_table(f"{run.root}/selections/all.parquet").to_pylist())
+    limits = {"clip": [round(clips[8], 3), None]} if limited else {}
     Path(f"{run.root}/selections/all.json").unlink()
     mark(run, (*best[-1], "keep"), (*best[0], "drop"))
-    before = set(chosen(run.select(top="20%")))
+    before = set(chosen(run.select(top="20%", limits=limits)))
     catalogue = Catalogue(run)
     try:
         catalogue.refresh()
         trial = Trial(catalogue)
         told = trial.settle(Settings((("clip", 1.0), ("ssim", ssim)), top))
-        said = run.select(top=top, weights={"clip": 1.0, "ssim": ssim}, name="other").results["select"]
+        said = run.select(top=top, weights={"clip": 1.0, "ssim": ssim}, limits=limits, name="other").results["select"]
         after = set(chosen(run, "other"))
         assert (told["selected"], told["enter"], told["leave"]) == (len(after), len(after - before), len(before - after))
         assert told["threshold"] == pytest.approx(said["threshold"]) and told["captions"] == said["captions"]

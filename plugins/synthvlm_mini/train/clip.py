@@ -132,7 +132,7 @@ def train_clip(out: Path, device: torch.device, scale: float = 1.0, mistakes: Pi
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(_MOST))
 
-    steps = max(2, int((3000 if mistakes is None else 1200) * scale))
+    steps = max(2, int((1800 if mistakes is None else 600) * scale))
     schedule = Schedule(steps=steps, rate=8e-4 if mistakes is None else 4e-4, decay_from=0.3)
     fit(name, out, {"clip": model, "heads": heads}, loss, schedule, after=bound)
     return model
