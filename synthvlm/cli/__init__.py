@@ -30,7 +30,7 @@ COMMANDS = {
     "export": "Write the chosen pairs as a data set.",
     "decontaminate": "Find captions and images of a run that stand in benchmark files.",
     "judge": "Which of two sets is better aligned with its captions? Models and people judge pair by pair.",
-    "report": "Write the run's page: scores before and after, pictures.",
+    "report": "Write a page on runs: scores before and after, pictures.",
     "view": "Look at a run in a browser: page, filter, compare weights, mark pairs.",
     "status": "Show what a run has and what it lacks.",
     "compact": "Merge a run's small files into large ones.",
