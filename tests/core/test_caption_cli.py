@@ -69,7 +69,7 @@ def test_a_line_per_image_with_all_its_captions(line):
     assert lines[0]["caption"][2] == "picture, colour"
     assert (line / "report" / "report.html").stat().st_size > 3000
     page = (line / "report" / "report.html").read_text()
-    assert len(set(re.findall(r"data:image/png;base64,[^\"')]+", page))) == 6, "each; where captioners differ most it is shown again"
+    assert len(re.findall(r'<img [^>]*src="data:image/png;base64,', page)) == 6
     assert "an old caption, 3" in page
     assert json.loads((line / "report" / "report.json").read_text())["runs"][0]["captions"]["stages"][0]["made"] == 12
 
