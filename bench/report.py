@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import duckdb
-from selection import PART, _part, _put, fabricate
+from selection import PART, fabricate, measure, put_part, put_samples
 
 from synthvlm import parts
 from synthvlm.run import SAMPLES_PER_FILE, RunDirectory, Stage
@@ -45,11 +42,11 @@ def fabricate_captions(root: Path, images: int) -> None:
                 FROM range({at}, {end}) t(r)""")
             for n in range(at, end, SAMPLES_PER_FILE):
                 rows = db.sql(f"SELECT * FROM s WHERE row >= {n} AND row < {n + SAMPLES_PER_FILE} ORDER BY row").to_arrow_table()
-                _put(run.store, f"samples/{n // SAMPLES_PER_FILE:05d}.parquet", rows.cast(SCHEMA))
+                put_samples(run.store, f"samples/{n // SAMPLES_PER_FILE:05d}.parquet", rows.cast(SCHEMA))
             for k, stage in enumerate(stages):
                 said = " UNION ALL ".join(_captions(stage, name, words, k) for name, words in PERSPECTIVES.items())
                 table = db.sql(f"SELECT * FROM ({said}) ORDER BY row, perspective").to_arrow_table().cast(parts.CAPTIONS)
-                _part(run.store, stage, at, end, table)
+                put_part(run.store, stage, at, end, table)
 
 
 def _captions(stage: Stage, perspective: str, words: int, seed: int) -> str:
@@ -58,18 +55,6 @@ def _captions(stage: Stage, perspective: str, words: int, seed: int) -> str:
         '{perspective}' AS perspective, CASE WHEN row % 1000 THEN {text} END AS text, NULL AS raw, 'stop' AS finish_reason, {words} AS tokens,
         20 AS prompt_tokens, CASE WHEN row % 50 = 0 THEN 'trimmed' ELSE '' END AS flags, image_sha256 AS sha256, 8 AS batch_size,
         CASE WHEN row % 1000 = 0 THEN 'out of memory' END AS error, CASE WHEN row % 1000 = 0 THEN 'OutOfMemory' END AS error_class, 1 AS tries FROM s"""
-
-
-def measure(arguments: list[str]) -> tuple[float, float, float]:
-    """Run the command; return seconds, seconds of processor time (of all cores together), and peak memory in GB."""
-    began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "synthvlm", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
-    said = process.stdout.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(said)
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
 
 
 def main() -> None:

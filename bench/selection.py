@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from synthvlm import parts
 from synthvlm.run import SAMPLES_PER_FILE, RunDirectory, Stage
@@ -51,13 +52,13 @@ def fabricate(root: Path, captions: int, repeat: int) -> None:
                 table = (
                     db.sql(f"SELECT * FROM s WHERE row >= {n} AND row < {n + SAMPLES_PER_FILE} ORDER BY row").to_arrow_table().cast(SCHEMA)
                 )
-                _put(run.store, f"samples/{n // SAMPLES_PER_FILE:05d}.parquet", table)
+                put_samples(run.store, f"samples/{n // SAMPLES_PER_FILE:05d}.parquet", table)
             db.execute(f"""CREATE OR REPLACE TABLE i AS SELECT md5(concat_ws(chr(31), '{images.digest}', id, caption, c)) AS key, row, id, c::INT AS candidate,
                 (hash(row, c) % 4294967296)::BIGINT AS seed, 1024 AS width, 1024 AS height, sha256(id || c) AS sha256, 150000 AS bytes, 0 AS cut_tokens,
                 NULL AS note, 4 AS batch_size, true AS stored, 'sdxl/000/x.tar' AS tar, row * 5 + c AS "offset", NULL AS error,
                 NULL AS error_class, 1 AS tries, caption FROM s, range({repeat}) t(c)""")
             table = db.sql("SELECT * EXCLUDE (caption) FROM i ORDER BY row, candidate").to_arrow_table().cast(parts.IMAGES)
-            _part(run.store, images, at, end, table)
+            put_part(run.store, images, at, end, table)
             table = (
                 db.sql(f"""SELECT md5(concat_ws(chr(31), '{scoring.digest}', id, caption, sha256, candidate)) AS key, row, id, candidate, sha256,
                 0.3 + 0.08 * (hash(row) / 1.8446744073709552e19 - 0.5) + 0.1 * (hash(row, candidate) / 1.8446744073709552e19 - 0.5) AS clip,
@@ -66,25 +67,25 @@ def fabricate(root: Path, captions: int, repeat: int) -> None:
                 .to_arrow_table()
                 .cast(scoring.schema)
             )
-            _part(run.store, scoring, at, end, table)
+            put_part(run.store, scoring, at, end, table)
 
 
-def _put(store: Store, name: str, table: object) -> None:
+def put_samples(store: Store, name: str, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
     with store.writer(name) as file:
         pq.write_table(table, file, compression="zstd")
 
 
-def _part(store: Store, stage: Stage, at: int, end: int, table: object) -> None:
+def put_part(store: Store, stage: Stage, at: int, end: int, table: pa.Table) -> None:
     first, last = at // stage.shard_size, (end - 1) // stage.shard_size
-    parts.write_table(store, f"{parts.folder(stage.name, first)}/{first:06d}-{last:06d}", table, {"merged": []})  # type: ignore[arg-type]
+    parts.write_table(store, f"{parts.folder(stage.name, first)}/{first:06d}-{last:06d}", table, {"merged": []})
 
 
 def measure(arguments: list[str]) -> tuple[float, float, float]:
     """Run the command; return seconds, seconds of processor time (of all cores together), and peak memory in GB."""
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "synthvlm", "select", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([sys.executable, "-m", "synthvlm", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     said = process.stdout.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
@@ -107,7 +108,7 @@ def main() -> None:
             fabricate(root, given.captions, given.repeat)
         print(f"{given.captions:,} captions x {given.repeat} candidates, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         for name, flags in COMMANDS:
-            found = [measure([str(root), *flags]) for _ in range(given.rounds)]
+            found = [measure(["select", str(root), *flags]) for _ in range(given.rounds)]
             seconds, busy, memory = min(f[0] for f in found), min(f[1] for f in found), max(f[2] for f in found)
             print(f"  {name:15} {seconds:6.2f} s, {busy:6.2f} s of processor time, {memory:.2f} GB", flush=True)
 

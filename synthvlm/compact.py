@@ -40,8 +40,9 @@ PAUSE = 300.0
 def compact(run: RunDirectory, stage: Stage, drop_stale: bool = False, least: int = MIN_PARTS) -> tuple[int, int]:
     """Merge parts of ``stage``; return the number of parts before and after.
 
-    Fewer neighbours than ``least`` stay as they are, and so do large ones. ``drop_stale`` leaves out rows that the run no longer wants (an edited caption's old images). It is for the user to
-    ask: a row that is stale today is of use again when the edit is taken back.
+    Fewer neighbours than ``least`` stay as they are, and so do large ones. ``drop_stale`` leaves out rows that the run no longer
+    wants (an edited caption's old images). It is for the user to ask: a row that is stale today is of use again when the edit is
+    taken back.
     """
     with run.store.lock(f"compacting {stage.name}", wait=5):
         run.store.sweep(stage.name)
@@ -207,9 +208,9 @@ class AsItGoes:
             self._thread.start()
 
     def stop(self) -> None:
-        """Wait a little for what is under way; left alone it does no harm."""
+        """Wait a moment for what is under way, no longer than a Ctrl-C may take; left alone it does no harm."""
         if self._thread is not None:
-            self._thread.join(2)
+            self._thread.join(0.3)
 
     def finish(self) -> None:
         """Wait until what is under way is done."""
